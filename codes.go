@@ -1,0 +1,89 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package hallmark
+
+// Reason codes. docs/reasons.md explains each; a test keeps the two together.
+const (
+	// Source.
+	CodeSourceUnsigned          Code = "SOURCE_COMMIT_UNSIGNED"
+	CodeSourceSignatureInvalid  Code = "SOURCE_SIGNATURE_INVALID"
+	CodeSourceSignatureFormat   Code = "SOURCE_SIGNATURE_UNSUPPORTED"
+	CodeSourceSignerNotAllowed  Code = "SOURCE_SIGNER_NOT_ALLOWED"
+	CodeSourceSignerNotAuthor   Code = "SOURCE_SIGNER_NOT_COMMITTER"
+	CodeSourceHistoryIncomplete Code = "SOURCE_HISTORY_INCOMPLETE"
+	CodeSourceTreeDirty         Code = "SOURCE_TREE_DIRTY"
+	CodeSourceObjectInvalid     Code = "SOURCE_OBJECT_INVALID"
+	CodeSourceRevisionUnknown   Code = "SOURCE_REVISION_UNKNOWN"
+
+	// Pipeline file.
+	CodePipelineInvalid      Code = "PIPELINE_INVALID"
+	CodePipelineMissing      Code = "PIPELINE_MISSING"
+	CodePipelineArtifactName Code = "PIPELINE_ARTIFACT_NAME"
+	CodePipelineArtifact     Code = "PIPELINE_ARTIFACT_MISSING"
+
+	// Dependencies.
+	CodeDependencyUnavailable Code = "DEPENDENCY_UNAVAILABLE"
+	CodeDependencyIntegrity   Code = "DEPENDENCY_INTEGRITY"
+
+	// Scans.
+	CodeSecretFound       Code = "SECRET_FOUND"
+	CodeSASTFinding       Code = "SAST_FINDING"
+	CodeSASTUncovered     Code = "SAST_LANGUAGE_UNCOVERED"
+	CodeVulnerability     Code = "VULNERABILITY_FOUND"
+	CodeScanDataMissing   Code = "SCAN_DATA_MISSING"
+	CodeScanDataStale     Code = "SCAN_DATA_STALE"
+	CodeScanStale         Code = "SCAN_STALE"
+	CodeScanIncomplete    Code = "SCAN_INCOMPLETE"
+	CodeScanCanary        Code = "SCAN_CANARY_MISSED"
+	CodeSBOMIncomplete    Code = "SBOM_INCOMPLETE"
+	CodeCheckNotRun       Code = "CHECK_NOT_RUN"
+	CodeCheckFailed       Code = "CHECK_FAILED"
+	CodeCheckError        Code = "CHECK_ERROR"
+	CodeChecksNotRequired Code = "POLICY_NO_REQUIRED_CHECKS"
+
+	// Build.
+	CodeBuildStepFailed     Code = "BUILD_STEP_FAILED"
+	CodeTestFailed          Code = "TEST_FAILED"
+	CodeBuildEgress         Code = "BUILD_EGRESS_ATTEMPTED"
+	CodeBuildLimit          Code = "BUILD_LIMIT_EXCEEDED"
+	CodeBuildNotIsolated    Code = "BUILD_NOT_ISOLATED"
+	CodeBuildPolicy         Code = "BUILD_POLICY_REFUSED"
+	CodeNetworkUnavailable  Code = "PIPELINE_NETWORK_UNAVAILABLE"
+	CodeSandboxUnavailable  Code = "SANDBOX_UNAVAILABLE"
+	CodeSourceChangedInside Code = "SOURCE_CHANGED_DURING_BUILD"
+
+	// Evidence and verification.
+	CodeEvidenceMissing       Code = "EVIDENCE_MISSING"
+	CodeEvidenceMalformed     Code = "EVIDENCE_MALFORMED"
+	CodeNoEvidenceForArtifact Code = "ARTIFACT_WITHOUT_EVIDENCE"
+	CodeSubjectMismatch       Code = "SUBJECT_MISMATCH"
+	CodeRevisionMismatch      Code = "REVISION_MISMATCH"
+	CodeSignatureInvalid      Code = "SIGNATURE_INVALID"
+	CodeSignerUnknown         Code = "SIGNER_UNKNOWN"
+	CodeSignerNotAuthorized   Code = "SIGNER_NOT_AUTHORIZED_FOR_PREDICATE"
+	CodeBuilderNotTrusted     Code = "BUILDER_NOT_TRUSTED"
+	CodeBuilderMismatch       Code = "BUILDER_MISMATCH"
+	CodePredicateType         Code = "PREDICATE_TYPE_UNEXPECTED"
+	CodePayloadType           Code = "PAYLOAD_TYPE_UNEXPECTED"
+	CodeTimestampInvalid      Code = "TIMESTAMP_INVALID"
+	CodeTimeInFuture          Code = "TIME_IN_FUTURE"
+	CodeLogProofInvalid       Code = "LOG_PROOF_INVALID"
+	CodeLogOriginUnknown      Code = "LOG_ORIGIN_UNKNOWN"
+	CodeLogWitnessQuorum      Code = "LOG_WITNESS_QUORUM"
+	CodeLogSplitView          Code = "LOG_SPLIT_VIEW"
+	CodeLogForked             Code = "LOG_FORKED"
+	CodeLogTruncated          Code = "LOG_TRUNCATED"
+	CodeLogEntryAltered       Code = "LOG_ENTRY_ALTERED"
+	CodeTrustRootUnpinned     Code = "TRUST_ROOT_UNPINNED"
+	CodePolicyUnsigned        Code = "POLICY_SIGNATURE_INVALID"
+	CodePolicyRollback        Code = "POLICY_VERSION_TOO_OLD"
+	CodePolicyUndefined       Code = "POLICY_UNDEFINED"
+	CodePolicyMismatch        Code = "POLICY_MISMATCH"
+	CodeVSANotPassed          Code = "VSA_NOT_PASSED"
+	CodeVSAResource           Code = "VSA_RESOURCE_MISMATCH"
+	CodeVSALevel              Code = "VSA_LEVEL_TOO_LOW"
+	CodeVerdictDiffers        Code = "VERDICT_DIFFERS"
+	CodeExternalParameters    Code = "EXTERNAL_PARAMETERS_UNEXPECTED"
+	CodeSourceRepository      Code = "SOURCE_REPOSITORY_UNEXPECTED"
+)
