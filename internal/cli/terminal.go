@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/pipeline"
+)
+
+// progress shows the stages as they go: a typed message each with --json, a live
+// line on a terminal, a plain line when one finishes otherwise.
+type progress struct {
+	s    *streams
+	tty  bool
+	mu   sync.Mutex
+	live bool // an unfinished line stands on the terminal
+}
+
+func newProgress(s *streams) *progress {
+	f, ok := s.err.(*os.File)
+	return &progress{s: s, tty: ok && term.IsTerminal(int(f.Fd())) && !s.json}
+}
+
+func (p *progress) event(e pipeline.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.s.json {
+		m := map[string]any{"type": "stage", "stage": e.Stage, "state": e.State.String()}
+		if e.Outcome != 0 {
+			m["outcome"] = e.Outcome
+		}
+		if e.State == pipeline.Finished {
+			m["seconds"] = e.Elapsed.Seconds()
+		}
+		if e.Detail != "" {
+			m["detail"] = e.Detail
+		}
+		p.s.message(m)
+		return
+	}
+	if e.State == pipeline.Started {
+		if p.tty {
+			fmt.Fprintf(p.s.err, "  … %-8s\r", e.Stage)
+			p.live = true
+		}
+		return
+	}
+	word := "done"
+	if e.Outcome != 0 {
+		word = e.Outcome.String()
+	}
+	if e.Stage == "decide" {
+		word = map[hallmark.Outcome]string{hallmark.Pass: "allowed", hallmark.Fail: "denied"}[e.Outcome]
+	}
+	took := e.Elapsed.Round(10 * time.Millisecond).String()
+	if e.State == pipeline.Reused {
+		took = "saved"
+	}
+	line := fmt.Sprintf("  %-8s %-8s %8s  %s", e.Stage, word, took, e.Detail)
+	if p.tty && p.live {
+		fmt.Fprint(p.s.err, "\r\x1b[K")
+		p.live = false
+	}
+	fmt.Fprintln(p.s.err, strings.TrimRight(clean(line), " "))
+}
+
+// decision prints a decision as a table of checks and, for a denial, what is
+// wrong and what to do about each reason.
+func (s *streams) decision(d hallmark.Decision) {
+	for _, c := range d.Checks {
+		codes := make([]string, 0, len(c.Reasons))
+		for _, r := range c.Reasons {
+			if !containsString(codes, string(r.Code)) {
+				codes = append(codes, string(r.Code))
+			}
+		}
+		s.print("  %-12s %-8s %s", c.Check, c.Outcome, strings.Join(codes, " "))
+	}
+	for i, r := range d.Reasons {
+		if i == 0 {
+			s.print("")
+		}
+		s.print("%s %s", r.Code, r.Message)
+		for _, line := range [][2]string{{"missing", r.Missing}, {"nearest", r.Nearest}, {"differs in", r.Field}, {"to do", r.Fix}} {
+			if line[1] != "" {
+				s.print("    %s: %s", line[0], line[1])
+			}
+		}
+	}
+	for _, n := range d.Notes {
+		s.print("note: %s", n)
+	}
+}
+
+func containsString(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
