@@ -1,0 +1,271 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sqlstore is the index of a home in SQLite: which leaf, statement and
+// bundle belong together, which statements speak of a subject, and results of
+// stages that a later run may reuse.
+//
+// It is an index, never the truth: log and blobs recreate everything but stage
+// results, whose loss costs time only.
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+// Config names the database file.
+type Config struct{ Path string }
+
+// Store is an open index. It is safe for concurrent use by many processes.
+type Store struct{ db *sql.DB }
+
+const schemaVersion = 1
+
+const schema = `
+CREATE TABLE IF NOT EXISTS leaf (
+	hash      BLOB PRIMARY KEY,
+	at        INTEGER NOT NULL UNIQUE,
+	statement TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS statement (
+	digest    TEXT PRIMARY KEY,
+	bundle    TEXT NOT NULL,
+	predicate TEXT NOT NULL,
+	signer    TEXT NOT NULL,
+	at        INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS subject (
+	value     TEXT NOT NULL,
+	statement TEXT NOT NULL,
+	PRIMARY KEY (value, statement)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stage (
+	key       TEXT PRIMARY KEY,
+	name      TEXT NOT NULL,
+	result    BLOB NOT NULL,
+	finished  INTEGER NOT NULL
+) WITHOUT ROWID;
+`
+
+// Open opens or makes the database.
+func Open(cfg Config) (*Store, error) {
+	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(30000)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: cfg.Path}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("opening index %s: %w", cfg.Path, err)
+	}
+	db.SetMaxOpenConns(4)
+	s := &Store{db: db}
+	if err := s.migrate(context.Background()); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("opening index %s: %w", cfg.Path, err)
+	}
+	return s, nil
+}
+
+func (s *Store) migrate(ctx context.Context) error {
+	var v int
+	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
+		return err
+	}
+	switch {
+	case v == schemaVersion:
+		return nil
+	case v > schemaVersion:
+		return hallmark.Errorf(hallmark.KindInvalid, "index has schema version %d, this binary knows %d", v, schemaVersion)
+	}
+	return s.inTx(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, schema); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
+		return err
+	})
+}
+
+// Close releases the database.
+func (s *Store) Close() error { return s.db.Close() }
+
+func (s *Store) inTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
+}
+
+// Leaf returns the index of a leaf.
+func (s *Store) Leaf(ctx context.Context, leafHash []byte) (uint64, bool, error) {
+	var at int64
+	err := s.db.QueryRowContext(ctx, "SELECT at FROM leaf WHERE hash = ?", leafHash).Scan(&at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("looking up a leaf: %w", err)
+	}
+	return uint64(at), true, nil
+}
+
+// PutLeaf remembers a leaf; the first index wins.
+func (s *Store) PutLeaf(ctx context.Context, leafHash []byte, index uint64, statement hallmark.Digest) error {
+	if _, err := s.db.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+		leafHash, int64(index), string(statement)); err != nil {
+		return fmt.Errorf("indexing leaf %d: %w", index, err)
+	}
+	return nil
+}
+
+// LeafOf returns the log index of a statement.
+func (s *Store) LeafOf(ctx context.Context, statement hallmark.Digest) (uint64, bool, error) {
+	var at int64
+	err := s.db.QueryRowContext(ctx, "SELECT at FROM leaf WHERE statement = ? ORDER BY at LIMIT 1", string(statement)).Scan(&at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("looking up statement %s: %w", statement, err)
+	}
+	return uint64(at), true, nil
+}
+
+// Row is one statement in the index.
+type Row struct {
+	Statement hallmark.Digest
+	Bundle    hallmark.Digest
+	Predicate string
+	Signer    string
+	At        time.Time // signing time
+	Subjects  []string  // "algorithm:value"
+}
+
+// PutStatement indexes a bundle and the subjects of its statement.
+func (s *Store) PutStatement(ctx context.Context, r Row) error {
+	err := s.inTx(ctx, func(tx *sql.Tx) error { return putStatement(ctx, tx, r) })
+	if err != nil {
+		return fmt.Errorf("indexing statement %s: %w", r.Statement, err)
+	}
+	return nil
+}
+
+func putStatement(ctx context.Context, tx *sql.Tx, r Row) error {
+	if _, err := tx.ExecContext(ctx, "INSERT INTO statement (digest, bundle, predicate, signer, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		string(r.Statement), string(r.Bundle), r.Predicate, r.Signer, r.At.UnixNano()); err != nil {
+		return err
+	}
+	for _, v := range r.Subjects {
+		if _, err := tx.ExecContext(ctx, "INSERT INTO subject (value, statement) VALUES (?, ?) ON CONFLICT DO NOTHING", v, string(r.Statement)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BundleOf returns the bundle of a statement.
+func (s *Store) BundleOf(ctx context.Context, statement hallmark.Digest) (hallmark.Digest, bool, error) {
+	var b string
+	err := s.db.QueryRowContext(ctx, "SELECT bundle FROM statement WHERE digest = ?", string(statement)).Scan(&b)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("looking up statement %s: %w", statement, err)
+	}
+	return hallmark.Digest(b), true, nil
+}
+
+// Statements returns the statements about a subject ("algorithm:value"), or all
+// for "", oldest first.
+func (s *Store) Statements(ctx context.Context, subject string) ([]Row, error) {
+	q := "SELECT digest, bundle, predicate, signer, at FROM statement ORDER BY at, digest"
+	var args []any
+	if subject != "" {
+		q = "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ? ORDER BY s.at, s.digest"
+		args = append(args, subject)
+	}
+	rows, err := s.db.QueryContext(ctx, q, args...)
+	if err != nil {
+		return nil, fmt.Errorf("listing statements: %w", err)
+	}
+	defer rows.Close()
+	var out []Row
+	for rows.Next() {
+		var r Row
+		var at int64
+		if err := rows.Scan(&r.Statement, &r.Bundle, &r.Predicate, &r.Signer, &at); err != nil {
+			return nil, fmt.Errorf("listing statements: %w", err)
+		}
+		r.At = time.Unix(0, at).UTC()
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+// Save keeps the result of a stage under its key.
+func (s *Store) Save(ctx context.Context, stage string, key hallmark.Digest, result []byte, at time.Time) error {
+	_, err := s.db.ExecContext(ctx, "INSERT INTO stage (key, name, result, finished) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name, result = excluded.result, finished = excluded.finished",
+		string(key), stage, result, at.UnixNano())
+	if err != nil {
+		return fmt.Errorf("saving stage %s: %w", stage, err)
+	}
+	return nil
+}
+
+// Saved returns the result of a stage.
+func (s *Store) Saved(ctx context.Context, stage string, key hallmark.Digest) ([]byte, time.Time, bool, error) {
+	var b []byte
+	var at int64
+	err := s.db.QueryRowContext(ctx, "SELECT result, finished FROM stage WHERE key = ? AND name = ?", string(key), stage).Scan(&b, &at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, time.Time{}, false, nil
+	}
+	if err != nil {
+		return nil, time.Time{}, false, fmt.Errorf("looking up stage %s: %w", stage, err)
+	}
+	return b, time.Unix(0, at).UTC(), true, nil
+}
+
+// LeafRow is one leaf for Rebuild.
+type LeafRow struct {
+	Hash      []byte
+	Index     uint64
+	Statement hallmark.Digest
+}
+
+// Rebuild replaces all that comes from log and blobs, in one transaction.
+func (s *Store) Rebuild(ctx context.Context, leaves []LeafRow, rows []Row) error {
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		for _, table := range []string{"leaf", "statement", "subject"} {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM "+table); err != nil {
+				return err
+			}
+		}
+		for _, l := range leaves {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?)", l.Hash, int64(l.Index), string(l.Statement)); err != nil {
+				return err
+			}
+		}
+		for _, r := range rows {
+			if err := putStatement(ctx, tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("rebuilding the index: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,219 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package translog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	flog "github.com/transparency-dev/formats/log"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"github.com/transparency-dev/tessera/client"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+// Head is a tree head that was signed.
+type Head struct {
+	Origin string `json:"origin"`
+	Size   uint64 `json:"size"`
+	Root   []byte `json:"root"`
+}
+
+// Guard remembers the newest head that was ever signed, in another failure
+// domain than the log's directory. Advance is a compare-and-swap: it calls step
+// with the head it has (nil when there is none) and stores, durably, what step
+// returns; an error of step leaves it as it was.
+type Guard interface {
+	Head(ctx context.Context, origin string) (*Head, error)
+	Advance(ctx context.Context, origin string, step func(old *Head) (Head, error)) error
+}
+
+// FileGuard keeps heads in one file. The log's lock serializes its use.
+type FileGuard struct{ path string }
+
+// NewFileGuard names the file; it appears with the first head.
+func NewFileGuard(path string) *FileGuard { return &FileGuard{path: path} }
+
+var _ Guard = (*FileGuard)(nil)
+
+// Head returns the stored head, or nil when there is none.
+func (g *FileGuard) Head(_ context.Context, origin string) (*Head, error) {
+	b, err := os.ReadFile(g.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading fork guard: %w", err)
+	}
+	var h Head
+	if err := json.Unmarshal(b, &h); err != nil || h.Origin != origin || len(h.Root) != 32 {
+		return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogForked, "fork guard %s is not a head of %s", g.path, origin)
+	}
+	return &h, nil
+}
+
+// Advance implements Guard.
+func (g *FileGuard) Advance(ctx context.Context, origin string, step func(old *Head) (Head, error)) error {
+	old, err := g.Head(ctx, origin)
+	if err != nil {
+		return err
+	}
+	h, err := step(old)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.Size == h.Size {
+		return nil
+	}
+	b, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(g.path), ".part-*")
+	if err != nil {
+		return fmt.Errorf("writing fork guard: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("writing fork guard: %w", err)
+	}
+	if err := os.Rename(f.Name(), g.path); err != nil {
+		return fmt.Errorf("writing fork guard: %w", err)
+	}
+	d, err := os.Open(filepath.Dir(g.path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// guardedSigner signs a checkpoint only after the guard accepted its head: a
+// head is remembered before anybody can see its signature.
+type guardedSigner struct {
+	note.Signer
+	guard  Guard
+	reader *Reader
+	origin string
+}
+
+// Sign implements note.Signer.
+func (s *guardedSigner) Sign(msg []byte) ([]byte, error) {
+	var cp flog.Checkpoint
+	if _, err := cp.Unmarshal(msg); err != nil {
+		return nil, fmt.Errorf("reading the checkpoint to sign: %w", err)
+	}
+	if cp.Origin != s.origin {
+		return nil, hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "checkpoint of %q, not %q", cp.Origin, s.origin)
+	}
+	ctx := context.Background()
+	err := s.guard.Advance(ctx, s.origin, func(old *Head) (Head, error) {
+		next := Head{Origin: s.origin, Size: cp.Size, Root: cp.Hash}
+		return next, s.reader.follows(ctx, old, next)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.Signer.Sign(msg)
+}
+
+// follows reports whether next extends old, by a consistency proof from the
+// log's own tiles.
+func (r *Reader) follows(ctx context.Context, old *Head, next Head) error {
+	switch {
+	case old == nil || old.Size == 0:
+		return nil
+	case next.Size < old.Size:
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogTruncated, "the log has %d entries, but %d were signed before: an older copy was put back or entries were cut off", next.Size, old.Size)
+	case next.Size == old.Size:
+		if string(next.Root) != string(old.Root) {
+			return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "another tree of %d entries was signed before", old.Size)
+		}
+		return nil
+	}
+	builder, err := client.NewProofBuilder(ctx, next.Size, r.tile)
+	if err != nil {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "reading tiles for consistency: %w", err)
+	}
+	hashes, err := builder.ConsistencyProof(ctx, old.Size, next.Size)
+	if err != nil {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "proving consistency: %w", err)
+	}
+	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, old.Size, next.Size, hashes, old.Root, next.Root); err != nil {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "the tree of %d entries does not extend the tree of %d that was signed before: %w", next.Size, old.Size, err)
+	}
+	return nil
+}
+
+// checkGuard compares the published checkpoint with the guard before anything
+// is appended. Only a log without entries may be without a guard.
+func (r *Reader) checkGuard(ctx context.Context, g Guard) error {
+	head, err := g.Head(ctx, r.origin)
+	if err != nil {
+		return err
+	}
+	raw, err := r.Checkpoint(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		if head != nil && head.Size > 0 {
+			return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogTruncated, "the log has no checkpoint, but %d entries were signed before", head.Size)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	cp, _, _, err := flog.ParseCheckpoint(raw, r.origin, r.verifier)
+	if err != nil {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "reading checkpoint: %w", err)
+	}
+	if head == nil {
+		if cp.Size == 0 {
+			return nil
+		}
+		return hallmark.WithHint(
+			hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "the log has %d entries and its fork guard is missing", cp.Size),
+			"put the guard file back; without it nobody can tell whether this log was rewritten")
+	}
+	// The head is stored before the checkpoint that it is about is published, so
+	// a crash between the two leaves the guard one head ahead of the checkpoint,
+	// and the tiles of that head are there.
+	if head.Size > cp.Size {
+		return r.holds(ctx, *head, Head{Origin: r.origin, Size: cp.Size, Root: cp.Hash})
+	}
+	return r.follows(ctx, head, Head{Origin: r.origin, Size: cp.Size, Root: cp.Hash})
+}
+
+// holds reports whether the tiles still make up the remembered head.
+func (r *Reader) holds(ctx context.Context, head, published Head) error {
+	lost := func(err error) error {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogTruncated, "the log has %d entries, but %d were signed before: an older copy was put back or entries were cut off (%w)", published.Size, head.Size, err)
+	}
+	leaves, err := r.leafHashes(ctx, head.Size)
+	if err != nil {
+		return lost(err)
+	}
+	root, err := rootOf(leaves)
+	if err != nil {
+		return lost(err)
+	}
+	if string(root) != string(head.Root) {
+		return lost(errors.New("the tree of that size has another root"))
+	}
+	return nil
+}
+
+func short(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return s
+}
