@@ -1,0 +1,267 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/cli"
+	"github.com/hallmark-sc/hallmark/internal/gittest"
+)
+
+func TestMain(m *testing.M) {
+	// The sandbox's first process and the workers are this binary under other
+	// names; testscript.Main would not know them.
+	if base := filepath.Base(os.Args[0]); base != "hallmark" && strings.HasPrefix(base, "hallmark-") {
+		os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	}
+	testscript.Main(m, map[string]func(){"hallmark": main})
+}
+
+func TestScript(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("OSV", filepath.Join(root, "testdata", "osv"))
+			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+			for _, name := range []string{"GOPROXY", "GOMODCACHE", "GOFLAGS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "NPM_CONFIG_REGISTRY", "npm_config_registry", "NODE_EXTRA_CA_CERTS"} {
+				if v, ok := os.LookupEnv(name); ok {
+					env.Setenv(name, v)
+				}
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
+			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
+			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot,
+		},
+	})
+}
+
+// code N COMMAND… runs a command that must exit with N.
+func cmdCode(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d\nstdout:\n%s\nstderr:\n%s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// key NAME MAIL makes a signing key; the first one becomes the only allowed
+// signer.
+func cmdKey(ts *testscript.TestScript, _ bool, args []string) {
+	k, err := gittest.NewKey(args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), k.PrivatePEM(), 0o600))
+	allowed := ts.MkAbs("allowed_signers")
+	if _, err := os.Stat(allowed); errors.Is(err, os.ErrNotExist) {
+		ts.Check(os.WriteFile(allowed, []byte(k.AllowedSigner()+"\n"), 0o644))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".mail"), []byte(args[1]), 0o644))
+}
+
+// home makes a home with the advisories of the repository.
+func cmdHome(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Setenv("HALLMARK_HOME", ts.MkAbs("home"))
+	for _, args := range [][]string{
+		{"init", "--single-operator", "--allowed-signers", ts.MkAbs("allowed_signers")},
+		{"advisories", "sync", ts.Getenv("OSV")},
+		{"policy", "set", "advisories.maxAge=3650d"},
+	} {
+		ts.Check(ts.Exec("hallmark", args...))
+	}
+}
+
+// commit DIR KEY MESSAGE commits everything in DIR; KEY "-" leaves it unsigned.
+func cmdCommit(ts *testscript.TestScript, _ bool, args []string) {
+	opt := gittest.Options{Message: args[2], Name: "Dev", Mail: "dev@example.org", Time: time.Now().Add(-time.Hour)}
+	if args[1] != "-" {
+		pem, err := os.ReadFile(ts.MkAbs(args[1] + ".key"))
+		ts.Check(err)
+		mail, err := os.ReadFile(ts.MkAbs(args[1] + ".mail"))
+		ts.Check(err)
+		opt.Key, err = gittest.ParseKey(pem, string(mail))
+		ts.Check(err)
+		opt.Mail = string(mail)
+	}
+	_, err := gittest.CommitAll(ts.MkAbs(args[0]), opt)
+	ts.Check(err)
+}
+
+func cmdTamper(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	offset, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	b[offset%len(b)] ^= 1
+	ts.Check(os.WriteFile(path, b, 0o644))
+}
+
+// tamperjson FILE payload flips a bit in the payload of the first bundle.
+func cmdTamperJSON(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	lines := readLines(ts, path)
+	var bundle map[string]any
+	ts.Check(json.Unmarshal([]byte(lines[0]), &bundle))
+	env := bundle["dsseEnvelope"].(map[string]any)
+	payload, err := base64.StdEncoding.DecodeString(env[args[1]].(string))
+	ts.Check(err)
+	payload[len(payload)/2] ^= 1
+	env[args[1]] = base64.StdEncoding.EncodeToString(payload)
+	b, err := json.Marshal(bundle)
+	ts.Check(err)
+	lines[0] = string(b)
+	ts.Check(os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644))
+}
+
+// tamperentry LOGDIR flips a bit in the first entry bundle of a log.
+func cmdTamperEntry(ts *testscript.TestScript, _ bool, args []string) {
+	var found string
+	ts.Check(filepath.WalkDir(filepath.Join(ts.MkAbs(args[0]), "tile", "entries"), func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			found = p
+		}
+		return err
+	}))
+	b, err := os.ReadFile(found)
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.Chmod(found, 0o644))
+	ts.Check(os.WriteFile(found, b, 0o644))
+}
+
+func cmdRootsDigest(ts *testscript.TestScript, _ bool, _ []string) {
+	b, err := os.ReadFile(filepath.Join(ts.Getenv("HALLMARK_HOME"), "roots.json"))
+	ts.Check(err)
+	ts.Setenv("ROOTS", string(hallmark.DigestOf(b)))
+}
+
+// secretParts are joined at run time, so that no file of ours holds a credential.
+func secretParts() []string { return []string{"ghp_", "16C7e42F292c6912E7710c838347Ae178B4a"} }
+
+func cmdPlantSecret(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o755))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte("token = \""+strings.Join(secretParts(), "")+"\"\n"), 0o644))
+}
+
+// nosecret DIR checks that neither output nor any file of DIR holds the secret.
+func cmdNoSecret(ts *testscript.TestScript, _ bool, args []string) {
+	secret := []byte(strings.Join(secretParts(), ""))
+	for _, name := range []string{"stdout", "stderr"} {
+		if strings.Contains(ts.ReadFile(name), string(secret)) {
+			ts.Fatalf("%s holds the secret", name)
+		}
+	}
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(p string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		if bytes.Contains(b, secret) {
+			return fmt.Errorf("%s holds the secret", p)
+		}
+		return err
+	}))
+	for _, line := range readLines(ts, filepath.Join(ts.MkAbs(args[0]), "evidence.jsonl")) {
+		if bytes.Contains(payloadOf(ts, line), secret) {
+			ts.Fatalf("a statement holds the secret")
+		}
+	}
+}
+
+func cmdNoProvenance(ts *testscript.TestScript, _ bool, args []string) {
+	for _, line := range readLines(ts, ts.MkAbs(args[0])) {
+		if bytes.Contains(payloadOf(ts, line), []byte(`"predicateType":"https://slsa.dev/provenance/v1"`)) {
+			ts.Fatalf("%s holds provenance", args[0])
+		}
+	}
+}
+
+// dropeach DIR ARTIFACT removes each line of evidence in turn: never allowed.
+func cmdDropEach(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	path := filepath.Join(dir, "evidence.jsonl")
+	lines := readLines(ts, path)
+	whole := strings.Join(lines, "\n") + "\n"
+	defer os.WriteFile(path, []byte(whole), 0o644)
+	for i := range lines {
+		rest := slices.Delete(slices.Clone(lines), i, i+1)
+		ts.Check(os.WriteFile(path, []byte(strings.Join(rest, "\n")+"\n"), 0o644))
+		if err := ts.Exec("hallmark", "verify", filepath.Join(dir, args[1]), "--evidence", dir); err == nil {
+			ts.Fatalf("allowed without line %d of the evidence", i+1)
+		}
+	}
+}
+
+// snapshot DIR FILE lists every file with its digest.
+func cmdSnapshot(ts *testscript.TestScript, _ bool, args []string) {
+	var out []string
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(p string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || strings.HasSuffix(p, "-shm") || strings.HasSuffix(p, "-wal") {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		out = append(out, p+" "+string(hallmark.DigestOf(b)))
+		return err
+	}))
+	sort.Strings(out)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(out, "\n")+"\n"), 0o644))
+}
+
+func readLines(ts *testscript.TestScript, path string) []string {
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	var lines []string
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	sc.Buffer(nil, 64<<20)
+	for sc.Scan() {
+		lines = append(lines, sc.Text())
+	}
+	ts.Check(sc.Err())
+	return lines
+}
+
+func payloadOf(ts *testscript.TestScript, line string) []byte {
+	var bundle struct {
+		DSSE struct {
+			Payload []byte `json:"payload"`
+		} `json:"dsseEnvelope"`
+	}
+	ts.Check(json.Unmarshal([]byte(line), &bundle))
+	return bundle.DSSE.Payload
+}

@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/policy"
+	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/verify"
+)
+
+// Home is an opened home: its pinned roots, its verified policy and its stores.
+type Home struct {
+	Layout
+	id          identityFile
+	rootsJSON   []byte
+	trustedJSON []byte
+	policyJSON  []byte
+	policyLines []byte
+	keys        *sign.Keyring // nil when opened for reading
+	verifier    *verify.Verifier
+	policy      verify.Policy
+	document    policy.Document
+	params      policy.Parameters
+	stores      *stores
+}
+
+// OpenHome opens a home with its keys; a nil passphrase opens unencrypted keys
+// only.
+func OpenHome(home string, pass []byte) (*Home, error) {
+	h, err := readHome(home)
+	if err != nil {
+		return nil, err
+	}
+	h.keys, err = sign.Load(sign.Config{Dir: home, Passphrase: pass, TrustDomain: h.id.trustDomain(), Clock: now})
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("opening keys: %w", err)
+	}
+	return h, nil
+}
+
+// readHome opens a home without its keys. Roots, trusted root and policy are
+// checked against each other before anything else is believed.
+func readHome(home string) (*Home, error) {
+	if err := checkHome(home); err != nil {
+		return nil, err
+	}
+	h := &Home{Layout: Layout{home}}
+	for _, f := range []struct {
+		path string
+		to   *[]byte
+	}{
+		{h.Roots(), &h.rootsJSON}, {h.TrustedRoot(), &h.trustedJSON}, {h.Policy(), &h.policyJSON}, {h.PolicyBundles(), &h.policyLines},
+	} {
+		b, err := os.ReadFile(f.path)
+		if err != nil {
+			return nil, hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err)
+		}
+		*f.to = b
+	}
+	b, err := os.ReadFile(h.Identity())
+	if err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading home identity: %w", err)
+	}
+	if err := json.Unmarshal(b, &h.id); err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading %s: %w", h.Identity(), err)
+	}
+	memory, err := verify.NewFileMemory(h.Memory())
+	if err != nil {
+		return nil, fmt.Errorf("opening the memory of checkpoints: %w", err)
+	}
+	h.verifier, err = verify.New(verify.Config{Roots: h.rootsJSON, Pin: hallmark.DigestOf(h.rootsJSON), TrustedRoot: h.trustedJSON, Memory: memory})
+	if err != nil {
+		return nil, fmt.Errorf("reading roots of %s: %w", home, err)
+	}
+	if h.policy, err = h.verifier.Policy(h.policyJSON, lines(h.policyLines)); err != nil {
+		return nil, fmt.Errorf("verifying the policy of %s: %w", home, err)
+	}
+	if h.document, err = policy.ParseDocument(h.policy.Document()); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", h.Policy(), err)
+	}
+	if h.params, err = h.document.Parameters(); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", h.Policy(), err)
+	}
+	if h.stores, err = openStores(h.Layout); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Close releases the stores.
+func (h *Home) Close() error {
+	if h.stores == nil {
+		return nil
+	}
+	return h.stores.close()
+}
+
+func readPolicy(l Layout) (policy.Document, error) {
+	b, err := os.ReadFile(l.Policy())
+	if err != nil {
+		return policy.Document{}, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
+	}
+	return policy.ParseDocument(b)
+}
+
+// lines splits a file of one JSON object a line.
+func lines(b []byte) [][]byte {
+	var out [][]byte
+	for l := range bytes.SplitSeq(b, []byte{'\n'}) {
+		if len(bytes.TrimSpace(l)) > 0 {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// removeAll removes a tree whose directories may be read-only.
+func removeAll(dir string) error {
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(p, 0o700)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}

@@ -1,0 +1,155 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/blob"
+	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/internal/sqlstore"
+	"github.com/hallmark-sc/hallmark/internal/translog"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// stores are the two places a home keeps things in: blobs, which with the log
+// are the truth, and the index, which is made from them.
+type stores struct {
+	blobs *blob.Store
+	index *sqlstore.Store
+}
+
+func openStores(l Layout) (*stores, error) {
+	blobs, err := blob.New(blob.Config{Dir: l.Blobs()})
+	if err != nil {
+		return nil, fmt.Errorf("opening blobs: %w", err)
+	}
+	index, err := sqlstore.Open(sqlstore.Config{Path: l.Index()})
+	if err != nil {
+		return nil, fmt.Errorf("opening the index: %w", err)
+	}
+	return &stores{blobs: blobs, index: index}, nil
+}
+
+func (s *stores) close() error { return s.index.Close() }
+
+// logSigner signs statements into bundles and keeps them. It opens the log when
+// the first statement comes, since one process at a time may hold it, and
+// closes it with the run.
+type logSigner struct {
+	layout Layout
+	id     identityFile
+	keys   *sign.Keyring
+	stores *stores
+
+	once   sync.Once
+	log    *translog.Log
+	signer *sign.Signer
+	err    error
+}
+
+func newSigner(l Layout, id identityFile, keys *sign.Keyring, st *stores) *logSigner {
+	return &logSigner{layout: l, id: id, keys: keys, stores: st}
+}
+
+func (s *logSigner) open(ctx context.Context) error {
+	s.once.Do(func() {
+		if err := os.MkdirAll(s.layout.Guard(), 0o700); err != nil {
+			s.err = hallmark.Errorf(hallmark.KindInternal, "making the guard directory: %w", err)
+			return
+		}
+		checkpoint, err := s.keys.CheckpointSigner(s.id.origin())
+		if err != nil {
+			s.err = err
+			return
+		}
+		s.log, s.err = translog.Open(ctx, translog.Config{
+			Dir: s.layout.Log(), Origin: s.id.origin(), Signer: checkpoint, PublicKey: s.keys.Checkpoint().Key,
+			Guard: translog.NewFileGuard(guardPath(s.layout, s.id)), Index: s.stores.index,
+		})
+		if s.err != nil {
+			return
+		}
+		s.signer, s.err = sign.NewSigner(sign.SignerConfig{
+			Keyring: s.keys, Log: s.log, TrustDomain: s.id.trustDomain(), Clock: now, Existing: s.existing,
+		})
+	})
+	return s.err
+}
+
+func guardPath(l Layout, id identityFile) string {
+	return filepath.Join(l.Guard(), id.origin()+".json")
+}
+
+// existing finds the bundle that was made for a statement before.
+func (s *logSigner) existing(ctx context.Context, statement hallmark.Digest) ([]byte, bool, error) {
+	digest, ok, err := s.stores.index.BundleOf(ctx, statement)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	b, err := s.stores.blobs.Get(ctx, digest)
+	if err != nil {
+		return nil, false, fmt.Errorf("reading bundle %s: %w", digest, err)
+	}
+	return b, true, nil
+}
+
+// sign makes a bundle and keeps it: payload first, so that no leaf of the log
+// stands for bytes that nobody has.
+func (s *logSigner) sign(ctx context.Context, who sign.Identity, st intoto.Statement, permit *sign.Permit) (sign.Bundle, error) {
+	if err := s.open(ctx); err != nil {
+		return sign.Bundle{}, fmt.Errorf("opening the log: %w", err)
+	}
+	payload, err := st.Marshal()
+	if err != nil {
+		return sign.Bundle{}, err
+	}
+	if _, err := s.stores.blobs.Put(ctx, intoto.PAE(intoto.PayloadType, payload)); err != nil {
+		return sign.Bundle{}, fmt.Errorf("keeping a statement: %w", err)
+	}
+	b, err := s.signer.Sign(ctx, sign.Request{Identity: who, Statement: payload, Permit: permit})
+	if err != nil {
+		return sign.Bundle{}, err
+	}
+	if _, err := s.stores.blobs.Put(ctx, b.JSON); err != nil {
+		return sign.Bundle{}, fmt.Errorf("keeping a bundle: %w", err)
+	}
+	if err := indexBundle(ctx, s.stores.index, st, b, who); err != nil {
+		return sign.Bundle{}, fmt.Errorf("indexing a bundle: %w", err)
+	}
+	return b, nil
+}
+
+// Sign implements pipeline.Signer.
+func (s *logSigner) Sign(ctx context.Context, role pipeline.Role, st intoto.Statement, permit *pipeline.Permit) (pipeline.Signed, error) {
+	who, ok := map[pipeline.Role]sign.Identity{
+		pipeline.Observer: sign.Observer, pipeline.Platform: sign.Builder, pipeline.Release: sign.Release,
+	}[role]
+	if !ok {
+		return pipeline.Signed{}, hallmark.Errorf(hallmark.KindInternal, "no identity for role %d", role)
+	}
+	var p *sign.Permit
+	if permit != nil {
+		p = &sign.Permit{Statement: permit.Statement, BuildPolicy: permit.Policy, Decision: permit.Decision}
+	}
+	b, err := s.sign(ctx, who, st, p)
+	if err != nil {
+		return pipeline.Signed{}, err
+	}
+	return pipeline.Signed{JSON: b.JSON, Statement: b.Statement, Digest: b.Digest}, nil
+}
+
+func (s *logSigner) close() error {
+	if s.log == nil {
+		return nil
+	}
+	return s.log.Close()
+}
+

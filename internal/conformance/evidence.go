@@ -1,0 +1,174 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import (
+	"encoding/json"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// Item is what the report needs to know of one verified statement.
+type Item struct {
+	Digest        hallmark.Digest  // of the statement: what the log leaf carries
+	PredicateType string           //
+	Name          string           // of a link or SCAI statement, which share a type
+	Check         string           // the check whose record the statement carries; may be empty
+	Outcome       hallmark.Outcome // of that check, or of a VSA; unset where a statement has none
+	BuilderID     string           // of SLSA provenance
+	InLog         bool             // its digest resolves in the log
+}
+
+// Evidence is what a report rests on: the statements of the latest verdict and
+// those that stand for themselves (policy, genesis). The zero value is a home
+// without any.
+type Evidence struct {
+	// Mode is the mode of the pinned roots: "threshold" or "single-operator".
+	// Anything but "threshold" counts as a single operator.
+	Mode string
+
+	// Inputs are the statements that the latest verdict lists. While one of them
+	// is not among Items and in the log, no row is satisfied: else erasing the
+	// record of a failed check would improve the report.
+	Inputs []hallmark.Digest
+
+	// Summary is the VSA of the latest verdict. Other VSAs don't count.
+	Summary hallmark.Digest
+
+	// Items are verified statements, each once. What is neither an input, nor
+	// the summary, nor a policy or genesis statement is ignored.
+	Items []Item
+}
+
+// ModeThreshold is the mode of roots under which two-person rows can be
+// satisfied.
+const ModeThreshold = "threshold"
+
+// NewItem reads what the report needs from the statement st, which the caller
+// has verified; digest is the statement's and inLog says whether it resolves in
+// the log. Fields the report does not need are not looked at.
+func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, error) {
+	it := Item{Digest: digest, PredicateType: st.PredicateType, InLog: inLog}
+	if err := digest.Check(); err != nil {
+		return Item{}, err
+	}
+	var err error
+	switch st.PredicateType {
+	case intoto.PredicateSource, intoto.PredicateTestResult, intoto.PredicateVulns:
+		err = it.readCheck(st.Predicate, true)
+	case intoto.PredicateLink:
+		var link struct {
+			Name string `json:"name"`
+		}
+		if err = json.Unmarshal(st.Predicate, &link); err == nil {
+			it.Name = link.Name
+			err = it.readCheck(st.Predicate, false)
+		}
+	case intoto.PredicateSCAI:
+		var scai intoto.SCAI
+		err = json.Unmarshal(st.Predicate, &scai)
+		it.Name = scai.Name
+	case intoto.PredicateProvenance:
+		var p intoto.Provenance
+		err = json.Unmarshal(st.Predicate, &p)
+		it.BuilderID = p.RunDetails.Builder.ID
+	case intoto.PredicateVSA:
+		var v intoto.VSA
+		err = json.Unmarshal(st.Predicate, &v)
+		it.Outcome = hallmark.Fail
+		if v.VerificationResult == "PASSED" {
+			it.Outcome = hallmark.Pass
+		}
+	}
+	if err != nil {
+		return Item{}, hallmark.Errorf(hallmark.KindInvalid, "reading statement %s for the report: %w", digest, err)
+	}
+	return it, nil
+}
+
+// readCheck reads the check record of a predicate. A record that must be there
+// and is not counts as an errored check, so that it can't satisfy anything.
+func (it *Item) readCheck(predicate []byte, required bool) error {
+	var p struct {
+		Check *hallmark.CheckRecord `json:"https://hallmark-sc.github.io/ext/check/v0.1"`
+	}
+	if err := json.Unmarshal(predicate, &p); err != nil {
+		return err
+	}
+	switch {
+	case p.Check != nil:
+		it.Check, it.Outcome = p.Check.Check, p.Check.Outcome
+	case required:
+		it.Outcome = hallmark.Errored
+	}
+	return nil
+}
+
+// Selector names a kind of statement that must exist.
+type Selector struct {
+	PredicateType string
+	Name          string // of the statement, where several kinds share a type
+	Check         string // the check; its outcome must be pass
+	AnyResult     bool   // the result is not what the row is about (a denial is logged too)
+}
+
+func (s Selector) matches(it Item) bool {
+	return it.PredicateType == s.PredicateType &&
+		(s.Name == "" || it.Name == s.Name) &&
+		(s.Check == "" || it.Check == s.Check)
+}
+
+// holds reports whether it, which matches s, says what the row needs.
+func (s Selector) holds(it Item) bool {
+	switch {
+	case s.AnyResult:
+		return true
+	case s.Check != "":
+		return it.Outcome == hallmark.Pass
+	default:
+		return it.Outcome == hallmark.Pass || it.Outcome == 0
+	}
+}
+
+func (s Selector) String() string {
+	switch {
+	case s.Check != "":
+		return "check " + s.Check
+	case s.Name != "":
+		return s.Name + " attestation"
+	}
+	return s.PredicateType
+}
+
+// The vocabulary of the tables.
+
+func source() Selector  { return Selector{PredicateType: intoto.PredicateSource, Check: "source"} }
+func secrets() Selector { return Selector{PredicateType: intoto.PredicateTestResult, Check: "secrets"} }
+func sast() Selector    { return Selector{PredicateType: intoto.PredicateTestResult, Check: "sast"} }
+func sbom() Selector    { return Selector{PredicateType: intoto.PredicateTestResult, Check: "sbom"} }
+func tests() Selector   { return Selector{PredicateType: intoto.PredicateTestResult, Check: "tests"} }
+func sca() Selector     { return Selector{PredicateType: intoto.PredicateVulns, Check: "sca"} }
+func build() Selector {
+	return Selector{PredicateType: intoto.PredicateLink, Name: intoto.NameProcess, Check: "build"}
+}
+func materials() Selector {
+	return Selector{PredicateType: intoto.PredicateLink, Name: intoto.NameMaterials}
+}
+func environment() Selector {
+	return Selector{PredicateType: intoto.PredicateSCAI, Name: intoto.NameEnvironment}
+}
+func artifacts() Selector {
+	return Selector{PredicateType: intoto.PredicateSCAI, Name: intoto.NameArtifacts}
+}
+func provenance() Selector { return Selector{PredicateType: intoto.PredicateProvenance} }
+func spdx() Selector       { return Selector{PredicateType: intoto.PredicateSPDX} }
+func cycloneDX() Selector  { return Selector{PredicateType: intoto.PredicateCycloneDX} }
+func policy() Selector     { return Selector{PredicateType: intoto.PredicatePolicy} }
+func genesis() Selector    { return Selector{PredicateType: intoto.PredicateGenesis} }
+
+// decision is the VSA of the latest verdict, PASSED or FAILED: for rows about
+// how decisions are made. passed must be PASSED.
+func decision() Selector { return Selector{PredicateType: intoto.PredicateVSA, AnyResult: true} }
+func passed() Selector   { return Selector{PredicateType: intoto.PredicateVSA} }
