@@ -1,0 +1,457 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main is the first process of a sandbox: it makes the room, gives up its
+// privileges, starts the program and says how it ended. It returns its exit
+// code.
+func Main() int {
+	// From here on this thread prepares and starts the program, which inherits
+	// its credentials and its filter.
+	runtime.LockOSThread()
+	notes := os.NewFile(fdNotes, "notes")
+	unix.CloseOnExec(fdNotes)
+	unix.CloseOnExec(fdAck)
+	unix.CloseOnExec(fdSelf)
+	say := json.NewEncoder(notes)
+	cmd, ready, err := prepare()
+	if err != nil {
+		say.Encode(note{Error: err.Error()})
+		return 1
+	}
+	if err := say.Encode(ready); err != nil {
+		return 1
+	}
+	ack := os.NewFile(fdAck, "ack")
+	if _, err := io.ReadFull(ack, make([]byte, 1)); err != nil {
+		return 1
+	}
+	go func() {
+		// The pipe ends when the control plane does. Pid 1 ending kills
+		// everything in the namespace.
+		ack.Read(make([]byte, 1))
+		os.Exit(1)
+	}()
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintf(os.Stderr, "starting %s: %v\n", cmd.Path, err)
+		say.Encode(note{Exited: true, Code: 127})
+		return 0
+	}
+	say.Encode(reap(cmd.Process.Pid))
+	return 0
+}
+
+// reap waits for children until the program has ended; orphans are collected on
+// the way.
+func reap(program int) note {
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			return note{Exited: true, Code: 1}
+		}
+		if pid != program {
+			continue
+		}
+		if ws.Signaled() {
+			return note{Exited: true, Signal: int(ws.Signal())}
+		}
+		return note{Exited: true, Code: ws.ExitStatus()}
+	}
+}
+
+func prepare() (*exec.Cmd, note, error) {
+	var r room
+	if err := json.NewDecoder(os.NewFile(fdSpec, "spec")).Decode(&r); err != nil {
+		return nil, note{}, fmt.Errorf("reading the spec: %w", err)
+	}
+	unix.CloseOnExec(fdSpec)
+	ready := note{Ready: true}
+	var err error
+	if ready.Overlay, err = furnish(r); err != nil {
+		return nil, note{}, err
+	}
+	if err := loopbackUp(); err != nil {
+		return nil, note{}, fmt.Errorf("bringing loopback up: %w", err)
+	}
+	if err := unix.Sethostname([]byte("sandbox")); err != nil {
+		return nil, note{}, fmt.Errorf("naming the host: %w", err)
+	}
+	limit(unix.RLIMIT_FSIZE, uint64(r.Limits.Disk))
+	limit(unix.RLIMIT_CORE, 0)
+	if err := becomeInsider(); err != nil {
+		return nil, note{}, err
+	}
+	cmd := &exec.Cmd{
+		Args: r.Argv, Env: r.Env, Dir: r.Dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if r.Self {
+		cmd.Path = SelfPath
+	} else if cmd.Path, err = lookPath(r.Argv[0], r.Env); err != nil {
+		return nil, note{}, err
+	}
+	if err := dropPrivileges(); err != nil {
+		return nil, note{}, err
+	}
+	if ready.Listener, err = installFilter(); err != nil {
+		return nil, note{}, err
+	}
+	return cmd, ready, nil
+}
+
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, e := range env {
+		if dirs, ok := strings.CutPrefix(e, "PATH="); ok {
+			for _, d := range filepath.SplitList(dirs) {
+				p := filepath.Join(d, name)
+				if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+					return p, nil
+				}
+			}
+		}
+	}
+	return "", fmt.Errorf("program %s is not in the sandbox's PATH", name)
+}
+
+const newRoot = "/tmp" // any directory of the host that is surely there
+
+// furnish makes the file system of the room and turns to it.
+func furnish(r room) (overlay bool, err error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return false, fmt.Errorf("making mounts private: %w", err)
+	}
+	f := &furniture{}
+	// Binds from the host come first, on a scratch root: when it covers /tmp,
+	// sources under /tmp are no longer reachable by their path.
+	f.stage()
+	for i, m := range r.Mounts {
+		f.grab(strconv.Itoa(i), m.Source)
+	}
+	if w := r.Workspace; w != nil {
+		f.grab("lower", w.Lower)
+		f.grab("scratch", w.Scratch)
+	}
+	for i, d := range r.Toolchain {
+		f.grab("t"+strconv.Itoa(i), d)
+	}
+	if r.Self {
+		f.grab("self", "/proc/self/exe")
+	}
+	// The file systems made from here on belong to the program's user.
+	f.do("taking the user of the program", setEffective(insideID))
+	f.root()
+	f.toolchain(r.Toolchain)
+	f.devices()
+	f.proc()
+	f.etc()
+	f.tmpfs("/tmp", "mode=1777,size="+strconv.FormatInt(r.Limits.Disk, 10))
+	f.tmpfs("/dev/shm", "mode=1777,size="+strconv.FormatInt(r.Limits.Disk/4, 10))
+	for i, m := range r.Mounts {
+		f.put(strconv.Itoa(i), m.Target, m.Writable)
+	}
+	if r.Self {
+		f.put("self", SelfPath, false)
+	}
+	if r.Workspace != nil {
+		overlay = f.workspace(*r.Workspace)
+	}
+	f.enter()
+	return overlay, f.err
+}
+
+// furniture remembers the first thing that went wrong; later steps do nothing.
+type furniture struct {
+	err   error
+	trees map[string]grabbed
+}
+
+// grabbed is a host file or directory, held as a detached mount.
+type grabbed struct {
+	fd   int
+	dir  bool
+	link string // of a symbolic link
+}
+
+func (f *furniture) do(what string, err error) {
+	if f.err == nil && err != nil {
+		f.err = fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+func (f *furniture) stage() { f.trees = map[string]grabbed{} }
+
+// grab takes hold of a host path while our own user still may.
+func (f *furniture) grab(name, source string) {
+	if f.err != nil {
+		return
+	}
+	st, err := os.Lstat(source)
+	if err == nil && strings.HasPrefix(source, "/proc/") {
+		st, err = os.Stat(source) // our own binary, by its magic link
+	}
+	if err != nil {
+		f.do("finding "+source, err)
+		return
+	}
+	if st.Mode()&fs.ModeSymlink != 0 {
+		link, err := os.Readlink(source)
+		f.do("reading "+source, err)
+		f.trees[name] = grabbed{fd: -1, link: link}
+		return
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	f.do("taking "+source, err)
+	f.trees[name] = grabbed{fd: fd, dir: st.IsDir()}
+}
+
+// put mounts what was grabbed; target is inside the room.
+func (f *furniture) put(name, target string, writable bool) {
+	g, ok := f.trees[name]
+	if f.err != nil || !ok {
+		return
+	}
+	at := newRoot + target
+	if g.fd < 0 {
+		f.do("making "+target, os.MkdirAll(filepath.Dir(at), 0o755))
+		f.do("linking "+target, os.Symlink(g.link, at))
+		return
+	}
+	if g.dir {
+		f.do("making "+target, os.MkdirAll(at, 0o755))
+	} else {
+		f.do("making "+target, os.MkdirAll(filepath.Dir(at), 0o755))
+		if f.err == nil {
+			h, err := os.OpenFile(at, os.O_CREATE|os.O_RDONLY, 0o644)
+			f.do("making "+target, err)
+			if err == nil {
+				h.Close()
+			}
+		}
+	}
+	if f.err != nil {
+		return
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if !writable {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	f.do("protecting "+target, unix.MountSetattr(g.fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr))
+	f.do("mounting "+target, unix.MoveMount(g.fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	unix.Close(g.fd)
+}
+
+func (f *furniture) root() {
+	if f.err != nil {
+		return
+	}
+	f.do("mounting the root", unix.Mount("tmpfs", newRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=16m"))
+}
+
+func (f *furniture) tmpfs(target, opts string) {
+	if f.err != nil {
+		return
+	}
+	f.do("making "+target, os.MkdirAll(newRoot+target, 0o755))
+	f.do("mounting "+target, unix.Mount("tmpfs", newRoot+target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts))
+}
+
+func (f *furniture) toolchain(dirs []string) {
+	for i, d := range dirs {
+		f.put("t"+strconv.Itoa(i), d, false)
+	}
+}
+
+// devices binds the few devices that hold nothing.
+func (f *furniture) devices() {
+	if f.err != nil {
+		return
+	}
+	f.do("making /dev", os.MkdirAll(newRoot+"/dev", 0o755))
+	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+		at := newRoot + "/dev/" + d
+		f.do("making /dev/"+d, os.WriteFile(at, nil, 0o666))
+		if f.err == nil {
+			f.do("binding /dev/"+d, unix.Mount("/dev/"+d, at, "", unix.MS_BIND, ""))
+		}
+	}
+	for name, to := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"} {
+		f.do("linking /dev/"+name, os.Symlink(to, newRoot+"/dev/"+name))
+	}
+}
+
+// proc mounts a proc file system of the own pid namespace, with the files that
+// speak of the machine covered.
+func (f *furniture) proc() {
+	if f.err != nil {
+		return
+	}
+	f.do("making /proc", os.MkdirAll(newRoot+"/proc", 0o555))
+	f.do("mounting /proc", unix.Mount("proc", newRoot+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
+	for _, p := range []string{"kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "sched_debug", "kallsyms", "kmsg"} {
+		at := newRoot + "/proc/" + p
+		if _, err := os.Lstat(at); err == nil && f.err == nil {
+			f.do("covering /proc/"+p, unix.Mount(newRoot+"/dev/null", at, "", unix.MS_BIND, ""))
+		}
+	}
+	for _, p := range []string{"sys", "bus", "fs", "irq"} {
+		at := newRoot + "/proc/" + p
+		if _, err := os.Lstat(at); err == nil && f.err == nil {
+			f.do("binding /proc/"+p, unix.Mount(at, at, "", unix.MS_BIND|unix.MS_REC, ""))
+			f.do("protecting /proc/"+p, unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
+		}
+	}
+}
+
+// etc writes the few files that programs look for. The name server is an address
+// that belongs to nobody (RFC 5737), so that a look-up is seen as egress.
+func (f *furniture) etc() {
+	if f.err != nil {
+		return
+	}
+	f.do("making /etc", os.MkdirAll(newRoot+"/etc", 0o755))
+	for name, text := range map[string]string{
+		"passwd":        "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nbuild:x:1000:1000:build:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+		"group":         "root:x:0:\nbuild:x:1000:\nnogroup:x:65534:\n",
+		"hosts":         "127.0.0.1 localhost sandbox\n::1 localhost\n",
+		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+		"resolv.conf":   "nameserver 192.0.2.53\noptions timeout:1 attempts:1\n",
+		"hostname":      "sandbox\n",
+	} {
+		f.do("writing /etc/"+name, os.WriteFile(newRoot+"/etc/"+name, []byte(text), 0o644))
+	}
+}
+
+// workspace mounts source and scratch, which belongs to the program's user, as
+// one directory.
+func (f *furniture) workspace(w Workspace) bool {
+	f.put("lower", "/.hallmark/lower", false)
+	f.put("scratch", "/.hallmark/scratch", true)
+	if f.err != nil {
+		return false
+	}
+	f.do("making the workspace", os.MkdirAll(newRoot+w.Target, 0o755))
+	opts := "userxattr,lowerdir=" + newRoot + "/.hallmark/lower,upperdir=" + newRoot + "/.hallmark/scratch/upper,workdir=" + newRoot + "/.hallmark/scratch/work"
+	err := unix.Mount("overlay", newRoot+w.Target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, opts)
+	f.do("mounting the workspace", err)
+	f.do("covering the scratch directory", unix.Mount("tmpfs", newRoot+"/.hallmark/scratch", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_RDONLY, "mode=0000,size=4k"))
+	return err == nil
+}
+
+// enter makes the room the root and lets go of the host.
+func (f *furniture) enter() {
+	if f.err != nil {
+		return
+	}
+	f.do("protecting the root", unix.Mount("", newRoot, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""))
+	f.do("entering the room", unix.Chdir(newRoot))
+	f.do("turning the root", unix.PivotRoot(".", "."))
+	f.do("letting go of the host", unix.Unmount(".", unix.MNT_DETACH))
+	f.do("entering the root", unix.Chdir("/"))
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+}
+
+func limit(what int, value uint64) {
+	var old unix.Rlimit
+	if unix.Getrlimit(what, &old) == nil && old.Max < value {
+		value = old.Max
+	}
+	unix.Setrlimit(what, &unix.Rlimit{Cur: value, Max: value})
+}
+
+// setEffective changes this thread's effective user, keeping its capabilities:
+// raw system calls, since the program is started from this one thread.
+func setEffective(id uintptr) error {
+	const keep = ^uintptr(0)
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, keep, id, keep); e != 0 {
+		return e
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keep, id, keep); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// becomeInsider gives this thread the program's user for good.
+func becomeInsider() error {
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, insideID, insideID, insideID); e != 0 {
+		return fmt.Errorf("taking the group of the program: %w", e)
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, insideID, insideID, insideID); e != 0 {
+		return fmt.Errorf("taking the user of the program: %w", e)
+	}
+	return nil
+}
+
+// dropPrivileges empties every capability set of this thread, the bounding set
+// included, and forbids gaining any.
+func dropPrivileges() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clearing ambient capabilities: %w", err)
+	}
+	for c := uintptr(0); c <= 63; c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			if errors.Is(err, unix.EINVAL) && c > 20 {
+				break // the kernel knows no more
+			}
+			return fmt.Errorf("dropping capability %d: %w", c, err)
+		}
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capset(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("dropping capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbidding new privileges: %w", err)
+	}
+	return nil
+}
+
+func installFilter() (int, error) {
+	prog := filter()
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&fprog)))
+	if e != 0 {
+		return 0, fmt.Errorf("installing the system call filter: %w", e)
+	}
+	return int(fd), nil
+}

@@ -1,0 +1,357 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+// Config is what a sandbox needs.
+type Config struct {
+	Clock func() time.Time
+}
+
+// Sandbox starts programs. It is safe for concurrent use; sandboxes that run at
+// the same time share nothing.
+type Sandbox struct{ cfg Config }
+
+// New checks that this machine can make namespaces.
+func New(cfg Config) (*Sandbox, error) {
+	if cfg.Clock == nil {
+		return nil, hallmark.Errorf(hallmark.KindInternal, "sandbox without a clock")
+	}
+	return &Sandbox{cfg: cfg}, nil
+}
+
+// insideID is the user and group that programs see themselves as.
+const insideID = 1000
+
+// room is what the first process is told; it comes through a pipe.
+type room struct {
+	Argv, Env []string
+	Dir       string
+	Mounts    []Mount
+	Workspace *Workspace
+	Self      bool
+	Toolchain []string // host directories seen read-only under their own names
+	Limits    Limits
+	TTY       bool
+}
+
+// note is what the first process says: exactly one of the fields.
+type note struct {
+	Ready    bool   // the room is made; ListenerFD is valid
+	Listener int    // file descriptor of the seccomp listener in the first process
+	Overlay  bool   // the workspace is an overlay, not a copy
+	Error    string // the room could not be made
+	Exited   bool   // the program ended
+	Code     int
+	Signal   int
+}
+
+// host files that the first process finds open, after 0, 1 and 2.
+const (
+	fdSpec   = 3 // reads room
+	fdNotes  = 4 // writes notes
+	fdAck    = 5 // reads one byte when the parent serves the listener; EOF when it died
+	fdSelf   = 6 // our own binary
+	fdFirst  = fdSpec
+	lifeline = fdAck
+)
+
+// HostID is the user id on the host of the programs of a sandbox: a fresh
+// unprivileged one under root, else our own.
+func HostID() int {
+	if os.Geteuid() != 0 {
+		return os.Geteuid()
+	}
+	return 1879048192 + rand.IntN(1<<16)
+}
+
+// Run runs a program and waits for everything it started. An error means that
+// the program could not be run as asked; a failing program is a Report.
+func (s *Sandbox) Run(ctx context.Context, spec Spec) (Report, error) {
+	return s.RunAs(ctx, HostID(), spec)
+}
+
+// RunAs runs a program whose host user id the caller chose, since the caller
+// gave it directories.
+func (s *Sandbox) RunAs(ctx context.Context, hostID int, spec Spec) (Report, error) {
+	spec.Limits = spec.Limits.defaults()
+	if len(spec.Argv) == 0 {
+		return Report{}, hallmark.Errorf(hallmark.KindInternal, "sandbox without a program")
+	}
+	p, err := s.start(hostID, spec)
+	if err != nil {
+		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSandboxUnavailable, "starting the sandbox: %w", err)
+	}
+	defer p.cleanup()
+	return p.serve(ctx, s.cfg.Clock)
+}
+
+// process is a started sandbox as the parent holds it.
+type process struct {
+	spec   Spec
+	cmd    *exec.Cmd
+	specW  *os.File
+	notes  *os.File
+	ack    *os.File
+	group  *cgroup
+	hostID int
+	report Report
+}
+
+func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	defer self.Close()
+	var opened []*os.File
+	pipe := func() (r, w *os.File) {
+		if err != nil {
+			return nil, nil
+		}
+		if r, w, err = os.Pipe(); err == nil {
+			opened = append(opened, r, w)
+		}
+		return r, w
+	}
+	specR, specW := pipe()
+	notesR, notesW := pipe()
+	ackR, ackW := pipe()
+	if err != nil {
+		return nil, err
+	}
+	p = &process{spec: spec, specW: specW, notes: notesR, ack: ackW, hostID: hostID}
+	p.cmd = &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{}, Dir: "/",
+		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: []*os.File{specR, notesW, ackR, self},
+		WaitDelay: 5 * time.Second,
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
+				syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: insideID, HostID: hostID, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: insideID, HostID: hostGID(hostID), Size: 1}},
+			// The set-up needs capabilities in the new user namespace, which
+			// survive execve as ambient ones. The first process keeps our own
+			// user on the host for as long as it mounts, since only that user
+			// may pass through our private directories; the program never has it.
+			AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP, unix.CAP_SETUID, unix.CAP_SETGID,
+				// The overlay works with the rights of whoever mounted it.
+				unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_CHOWN, unix.CAP_FSETID},
+			Setsid: true,
+		},
+	}
+	p.group = newCgroup(spec.Limits)
+	err = p.cmd.Start()
+	specR.Close()
+	notesW.Close()
+	ackR.Close()
+	if err != nil {
+		for _, f := range opened {
+			f.Close()
+		}
+		p.group.remove()
+		return nil, err
+	}
+	p.group.add(p.cmd.Process.Pid)
+	return p, nil
+}
+
+func hostGID(hostID int) int {
+	if os.Geteuid() != 0 {
+		return os.Getegid()
+	}
+	return hostID
+}
+
+func (p *process) cleanup() {
+	p.cmd.Process.Kill()
+	p.group.kill()
+	p.ack.Close()
+	p.specW.Close()
+	p.cmd.Wait()
+	p.notes.Close()
+	p.group.remove()
+}
+
+// serve tells the first process what to do, answers the seccomp listener and
+// waits for the end.
+func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, error) {
+	fail := func(format string, args ...any) (Report, error) {
+		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSandboxUnavailable, format, args...)
+	}
+	r := room{
+		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
+		Self: p.spec.Self, Toolchain: toolchain(), Limits: p.spec.Limits,
+	}
+	if err := json.NewEncoder(p.specW).Encode(r); err != nil {
+		return fail("telling the sandbox what to run: %w", err)
+	}
+	p.specW.Close()
+	dec := json.NewDecoder(p.notes)
+	var n note
+	if err := dec.Decode(&n); err != nil {
+		return fail("waiting for the sandbox: %w", err)
+	}
+	if n.Error != "" || !n.Ready {
+		return fail("preparing the sandbox: %s", n.Error)
+	}
+	watcher, err := newWatcher(p.cmd.Process.Pid, n.Listener, clock)
+	if err != nil {
+		return fail("watching for egress: %w", err)
+	}
+	p.report.StartedOn = clock()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		watcher.run()
+	}()
+	if _, err := p.ack.Write([]byte{1}); err != nil {
+		return fail("releasing the sandbox: %w", err)
+	}
+	end := make(chan note, 1)
+	go func() {
+		var n note
+		if err := dec.Decode(&n); err != nil && !errors.Is(err, io.EOF) {
+			n = note{}
+		}
+		end <- n
+	}()
+	timer := time.NewTimer(p.spec.Limits.Wall)
+	defer timer.Stop()
+	var last note
+	select {
+	case last = <-end:
+	case <-timer.C:
+		p.report.LimitHit = "wall"
+	case <-ctx.Done():
+	}
+	p.cmd.Process.Kill() // pid 1: everything in the pid namespace dies with it
+	p.group.kill()
+	p.cmd.Wait()
+	watcher.stop()
+	<-watching
+	p.report.FinishedOn = clock()
+	p.report.Egress = watcher.seen()
+	if err := ctx.Err(); err != nil {
+		return Report{}, fmt.Errorf("running in the sandbox: %w", err)
+	}
+	p.finish(last)
+	p.report.Guarantees = p.guarantees(n)
+	return p.report, nil
+}
+
+func (p *process) finish(last note) {
+	p.report.ExitCode = -1
+	switch {
+	case p.report.LimitHit != "":
+	case !last.Exited: // pid 1 itself was killed: by the memory limit, or by the tenant
+		p.report.Signal = "SIGKILL"
+	case last.Signal != 0:
+		p.report.Signal = unix.SignalName(syscall.Signal(last.Signal))
+	default:
+		p.report.ExitCode = last.Code
+	}
+	if p.group.outOfMemory() && p.report.LimitHit == "" && p.report.ExitCode != 0 {
+		p.report.LimitHit = "memory"
+	}
+	if p.spec.Workspace != nil && p.report.LimitHit == "" {
+		if used := diskUsage(p.spec.Workspace.Scratch); used > p.spec.Limits.Disk {
+			p.report.LimitHit = "disk"
+		}
+	}
+}
+
+func (p *process) guarantees(n note) []Guarantee {
+	user := "own user id on the host"
+	if os.Geteuid() == 0 {
+		user = fmt.Sprintf("host user %d, used by nobody else", p.hostID)
+	}
+	out := []Guarantee{
+		{"namespaces", true, "user, mount, pid, network, ipc, uts, cgroup"},
+		{"no-new-privileges", true, ""}, {"capabilities-dropped", true, "all, bounding set included"},
+		{"seccomp", true, "system calls outside the list are refused"},
+		{"root-read-only", true, "toolchain directories of the host"}, {"no-network", true, "loopback of its own only"},
+		{"egress-recorded", true, "connect, sendto, sendmsg by seccomp notification"},
+		{"unprivileged-user", os.Geteuid() == 0, user},
+		{"workspace-overlay", n.Overlay, ""}, {"wall-time-limit", true, p.spec.Limits.Wall.String()},
+	}
+	return append(out, p.group.guarantees()...)
+}
+
+// toolchain lists the host directories that hold programs and libraries.
+func toolchain() []string {
+	out := []string{"/usr"}
+	for _, d := range []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
+		if _, err := os.Lstat(d); err == nil {
+			out = append(out, d)
+		}
+	}
+	if g := goRoot(); g != "" && !strings.HasPrefix(g, "/usr/") {
+		out = append(out, g)
+	}
+	for _, d := range []string{"/etc/alternatives", "/etc/ssl/certs", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/debian_version", "/etc/os-release"} {
+		if _, err := os.Stat(d); err == nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// goRoot finds the Go toolchain by the program in PATH.
+func goRoot() string {
+	p, err := exec.LookPath("go")
+	if err != nil {
+		return ""
+	}
+	if p, err = filepath.EvalSymlinks(p); err != nil {
+		return ""
+	}
+	return filepath.Dir(filepath.Dir(p))
+}
+
+// Path is the PATH of programs inside.
+func Path() string {
+	dirs := []string{"/usr/local/go/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+	if g := goRoot(); g != "" {
+		if d := filepath.Join(g, "bin"); !slices.Contains(dirs, d) {
+			dirs = append([]string{d}, dirs...)
+		}
+	}
+	return strings.Join(dirs, ":")
+}
+
+func diskUsage(dir string) int64 {
+	var total int64
+	filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err != nil {
+			return nil // what can't be read can't be collected either
+		}
+		if info, err := d.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				total += st.Blocks * 512
+			}
+		}
+		return nil
+	})
+	return total
+}

@@ -1,0 +1,241 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// watcher answers the seccomp listener: it records and refuses what would leave
+// the sandbox's loopback. Letting a call continue is safe whatever the caller
+// changes meanwhile, since the network namespace leads nowhere.
+type watcher struct {
+	fd    int
+	pidfd int
+	clock func() time.Time
+	end   [2]int // pipe: closed to stop
+
+	mu     sync.Mutex
+	egress []Egress
+}
+
+// maxEgress bounds what one sandbox can make us remember.
+const maxEgress = 1000
+
+func newWatcher(pid, listener int, clock func() time.Time) (*watcher, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the first process: %w", err)
+	}
+	fd, err := unix.PidfdGetfd(pidfd, listener, 0)
+	if err != nil {
+		unix.Close(pidfd)
+		return nil, fmt.Errorf("taking the listener: %w", err)
+	}
+	w := &watcher{fd: fd, pidfd: pidfd, clock: clock}
+	if err := unix.Pipe2(w.end[:], unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *watcher) stop() { unix.Close(w.end[1]) }
+
+func (w *watcher) seen() []Egress {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.egress
+}
+
+// seccompNotif is struct seccomp_notif.
+type seccompNotif struct {
+	ID    uint64
+	PID   uint32
+	Flags uint32
+	NR    int32
+	Arch  uint32
+	IP    uint64
+	Args  [6]uint64
+}
+
+// seccompResp is struct seccomp_notif_resp.
+type seccompResp struct {
+	ID    uint64
+	Val   int64
+	Error int32
+	Flags uint32
+}
+
+const (
+	ioctlRecv = 0xc0502100 // SECCOMP_IOCTL_NOTIF_RECV
+	ioctlSend = 0xc0182101 // SECCOMP_IOCTL_NOTIF_SEND
+	ioctlID   = 0x40082102 // SECCOMP_IOCTL_NOTIF_ID_VALID
+	flagGoOn  = 1          // SECCOMP_USER_NOTIF_FLAG_CONTINUE
+)
+
+func (w *watcher) run() {
+	defer func() {
+		unix.Close(w.fd)
+		unix.Close(w.pidfd)
+		unix.Close(w.end[0])
+	}()
+	for {
+		fds := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}, {Fd: int32(w.end[0]), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+		if fds[0].Revents&unix.POLLIN == 0 {
+			if fds[1].Revents != 0 || fds[0].Revents != 0 {
+				return
+			}
+			continue
+		}
+		var n seccompNotif
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlRecv, uintptr(unsafe.Pointer(&n))); e != 0 {
+			if e == unix.EINTR || e == unix.ENOENT {
+				continue
+			}
+			return
+		}
+		r := seccompResp{ID: n.ID, Flags: flagGoOn}
+		if out := w.judge(n); out != nil {
+			r.Flags, r.Error = 0, -int32(unix.ENETUNREACH)
+			w.mu.Lock()
+			if len(w.egress) < maxEgress {
+				w.egress = append(w.egress, *out)
+			}
+			w.mu.Unlock()
+		}
+		unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlSend, uintptr(unsafe.Pointer(&r)))
+	}
+}
+
+// judge returns what would leave, or nil.
+func (w *watcher) judge(n seccompNotif) *Egress {
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", n.PID))
+	if err != nil {
+		return w.unreadable(n, err)
+	}
+	defer mem.Close()
+	// The process may have ended and its number may belong to another one now.
+	id := n.ID
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlID, uintptr(unsafe.Pointer(&id))); e != 0 {
+		return nil
+	}
+	read := func(at, size uint64) []byte {
+		if at == 0 || size == 0 || size > 1<<16 {
+			return nil
+		}
+		b := make([]byte, size)
+		k, rerr := mem.ReadAt(b, int64(at))
+		if rerr != nil && k == 0 {
+			return nil
+		}
+		return b[:k]
+	}
+	var addr, payload []byte
+	switch n.NR {
+	case unix.SYS_CONNECT:
+		addr = read(n.Args[1], min(n.Args[2], 128))
+	case unix.SYS_SENDTO:
+		addr, payload = read(n.Args[4], min(n.Args[5], 128)), read(n.Args[1], min(n.Args[2], 512))
+	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
+		// msghdr: name, namelen, iov, iovlen. A message without a name goes where
+		// its socket was connected to, which was judged then.
+		hdr := read(n.Args[1], 32)
+		if len(hdr) < 32 {
+			return nil
+		}
+		addr = read(binary.NativeEndian.Uint64(hdr), min(uint64(binary.NativeEndian.Uint32(hdr[8:])), 128))
+		if iov := read(binary.NativeEndian.Uint64(hdr[16:]), 16); len(iov) == 16 {
+			payload = read(binary.NativeEndian.Uint64(iov), min(binary.NativeEndian.Uint64(iov[8:]), 512))
+		}
+	}
+	to, leaves := destination(addr)
+	if !leaves {
+		return nil
+	}
+	e := w.attempt(n, to)
+	if strings.HasSuffix(to, ":53") {
+		e.Name = dnsQuestion(payload)
+	}
+	return e
+}
+
+func (w *watcher) attempt(n seccompNotif, to string) *Egress {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", n.PID))
+	if err != nil {
+		comm = []byte("?")
+	}
+	call := map[int32]string{unix.SYS_CONNECT: "connect", unix.SYS_SENDTO: "sendto", unix.SYS_SENDMSG: "sendmsg", unix.SYS_SENDMMSG: "sendmmsg"}[n.NR]
+	return &Egress{Time: w.clock(), PID: int(n.PID), Process: strings.TrimSpace(string(comm)), Proto: call, Address: to}
+}
+
+// unreadable refuses what can't be looked at.
+func (w *watcher) unreadable(n seccompNotif, err error) *Egress {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return w.attempt(n, "unreadable")
+}
+
+// destination reads a socket address; leaves is true for an internet address
+// that is not loopback.
+func destination(b []byte) (to string, leaves bool) {
+	if len(b) < 2 {
+		return "", false
+	}
+	var ip netip.Addr
+	switch binary.NativeEndian.Uint16(b) {
+	case unix.AF_INET:
+		if len(b) < 8 {
+			return "", false
+		}
+		ip = netip.AddrFrom4([4]byte(b[4:8]))
+	case unix.AF_INET6:
+		if len(b) < 24 {
+			return "", false
+		}
+		ip = netip.AddrFrom16([16]byte(b[8:24])).Unmap()
+	default:
+		return "", false
+	}
+	port := binary.BigEndian.Uint16(b[2:])
+	if ip.IsLoopback() || ip.IsUnspecified() {
+		return "", false
+	}
+	return netip.AddrPortFrom(ip, port).String(), true
+}
+
+// dnsQuestion returns the first name that a DNS message asks for.
+func dnsQuestion(b []byte) string {
+	if len(b) < 13 {
+		return ""
+	}
+	var labels []string
+	for i := 12; i < len(b) && b[i] != 0; {
+		n := int(b[i])
+		if n > 63 || i+1+n > len(b) {
+			return ""
+		}
+		labels = append(labels, string(b[i+1:i+1+n]))
+		i += 1 + n
+	}
+	return strings.Map(func(r rune) rune {
+		if r < 0x21 || r > 0x7e {
+			return '?'
+		}
+		return r
+	}, strings.Join(labels, "."))
+}
