@@ -126,6 +126,21 @@ func TestScope(t *testing.T) {
 	}
 }
 
+// A guarantee that did not hold counts against the rows about isolation, and
+// not against the inventory that says so.
+func TestIncompleteIsolation(t *testing.T) {
+	ev := full(ModeThreshold, serverBuilder)
+	for i := range ev.Items {
+		if ev.Items[i].Name == intoto.NameEnvironment {
+			ev.Items[i].Outcome = hallmark.Fail
+		}
+	}
+	got := states(NIST800204D, ev)
+	if got["N041"] != NotSatisfied || got["N056"] != NotSatisfied || got["N061"] != Satisfied {
+		t.Errorf("N041 %v, N056 %v, N061 %v", got["N041"], got["N056"], got["N061"])
+	}
+}
+
 func TestTwoPersonsAndHosted(t *testing.T) {
 	req := Requirement{ID: "X", Rule: "r", Evidence: []Selector{provenance()}, TwoPersons: true, Hosted: true}
 	for _, c := range []struct {
@@ -189,6 +204,7 @@ func TestNewItem(t *testing.T) {
 		{intoto.PredicateTestResult, `{"result":"PASSED"}`, Item{Outcome: hallmark.Errored}},
 		{intoto.PredicateLink, `{"name":"materials"}`, Item{Name: "materials"}},
 		{intoto.PredicateSCAI, `{"https://hallmark-sc.github.io/ext/name/v0.1":"environment"}`, Item{Name: "environment"}},
+		{intoto.PredicateSCAI, `{"attributes":[{"attribute":"ISOLATION_GUARANTEE_ABSENT"}]}`, Item{Outcome: hallmark.Fail}},
 		{intoto.PredicateProvenance, `{"runDetails":{"builder":{"id":"b"}}}`, Item{BuilderID: "b"}},
 		{intoto.PredicateVSA, `{"verificationResult":"PASSED"}`, Item{Outcome: hallmark.Pass}},
 		{intoto.PredicateVSA, `{"verificationResult":"passed"}`, Item{Outcome: hallmark.Fail}},
