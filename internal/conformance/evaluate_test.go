@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // full is evidence of an allowed run that satisfies everything a builder of the
@@ -221,6 +222,9 @@ func TestNewItem(t *testing.T) {
 	}
 	if _, err := NewItem(d, intoto.Statement{PredicateType: intoto.PredicateVSA, Predicate: []byte(`[]`)}, true); err == nil {
 		t.Error("a VSA that is no object was read")
+	}
+	if _, err := ItemOf(verify.Statement{}, true); err == nil {
+		t.Error("a statement that nobody verified was taken")
 	}
 	if _, err := NewItem("sha256:1", intoto.Statement{}, true); err == nil {
 		t.Error("a digest that is none was taken")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // Item is what the report needs to know of one verified statement.
@@ -45,7 +46,16 @@ type Evidence struct {
 
 // ModeThreshold is the mode of roots under which two-person rows can be
 // satisfied.
-const ModeThreshold = "threshold"
+const ModeThreshold = verify.ModeThreshold
+
+// ItemOf reads what the report needs from a verified statement; inLog says
+// whether its digest resolves in the log of the home.
+func ItemOf(s verify.Statement, inLog bool) (Item, error) {
+	if !s.Valid() {
+		return Item{}, hallmark.Errorf(hallmark.KindInternal, "reporting on a statement that nobody verified")
+	}
+	return NewItem(s.Digest(), s.Statement(), inLog)
+}
 
 // NewItem reads what the report needs from the statement st, which the caller
 // has verified; digest is the statement's and inLog says whether it resolves in
