@@ -5,9 +5,11 @@ package conformance
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // Item is what the report needs to know of one verified statement.
@@ -16,7 +18,7 @@ type Item struct {
 	PredicateType string           //
 	Name          string           // of a link or SCAI statement, which share a type
 	Check         string           // the check whose record the statement carries; may be empty
-	Outcome       hallmark.Outcome // of that check, or of a VSA; unset where a statement has none
+	Outcome       hallmark.Outcome // of that check, or of a VSA; fail where isolation was incomplete; else unset
 	BuilderID     string           // of SLSA provenance
 	InLog         bool             // its digest resolves in the log
 }
@@ -44,7 +46,16 @@ type Evidence struct {
 
 // ModeThreshold is the mode of roots under which two-person rows can be
 // satisfied.
-const ModeThreshold = "threshold"
+const ModeThreshold = verify.ModeThreshold
+
+// ItemOf reads what the report needs from a verified statement; inLog says
+// whether its digest resolves in the log of the home.
+func ItemOf(s verify.Statement, inLog bool) (Item, error) {
+	if !s.Valid() {
+		return Item{}, hallmark.Errorf(hallmark.KindInternal, "reporting on a statement that nobody verified")
+	}
+	return NewItem(s.Digest(), s.Statement(), inLog)
+}
 
 // NewItem reads what the report needs from the statement st, which the caller
 // has verified; digest is the statement's and inLog says whether it resolves in
@@ -70,6 +81,9 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 		var scai intoto.SCAI
 		err = json.Unmarshal(st.Predicate, &scai)
 		it.Name = scai.Name
+		if slices.ContainsFunc(scai.Attributes, guaranteeAbsent) {
+			it.Outcome = hallmark.Fail
+		}
 	case intoto.PredicateProvenance:
 		var p intoto.Provenance
 		err = json.Unmarshal(st.Predicate, &p)
@@ -87,6 +101,10 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 	}
 	return it, nil
 }
+
+// guaranteeAbsent reports whether a says that an isolation guarantee did not
+// hold; the name is that of the environment attestation (docs/predicates).
+func guaranteeAbsent(a intoto.SCAIAttribute) bool { return a.Attribute == "ISOLATION_GUARANTEE_ABSENT" }
 
 // readCheck reads the check record of a predicate. A record that must be there
 // and is not counts as an errored check, so that it can't satisfy anything.
@@ -156,7 +174,15 @@ func build() Selector {
 func materials() Selector {
 	return Selector{PredicateType: intoto.PredicateLink, Name: intoto.NameMaterials}
 }
+
+// environment is the inventory, whatever it says of the isolation; isolated is
+// the same statement without a guarantee that did not hold.
 func environment() Selector {
+	sel := isolated()
+	sel.AnyResult = true
+	return sel
+}
+func isolated() Selector {
 	return Selector{PredicateType: intoto.PredicateSCAI, Name: intoto.NameEnvironment}
 }
 func artifacts() Selector {

@@ -274,7 +274,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-14", "AT-17"},
 			Rule:     "verify before policy: only verified statements reach OPA; SIGNATURE_INVALID, SIGNER_UNKNOWN; verdict.json and the VSA list every input by digest",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-tampered", "script/verify-foreign-bundle", "script/replay"},
+			Tests:    []string{"script/verify-tampered", "script/replay"},
 		},
 		{
 			ID:      "N030",
@@ -321,7 +321,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "SOURCE_COMMIT_UNSIGNED, SOURCE_SIGNATURE_INVALID, SOURCE_SIGNER_NOT_ALLOWED; SIGNATURE_INVALID, ARTIFACT_WITHOUT_EVIDENCE",
 			Evidence: []Selector{source(), provenance(), decision()},
-			Tests:    []string{"script/run-unsigned", "script/verify-tampered", "script/verify-foreign-bundle"},
+			Tests:    []string{"script/run-unsigned", "script/verify-tampered"},
 			Limit:    "the revision's own commit must be signed; earlier commits need not be yet",
 		},
 		{
@@ -342,7 +342,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-12", "AT-17"},
 			Rule:     "policy: every statement is bound to the revision and the artifact (REVISION_MISMATCH, SUBJECT_MISMATCH), and each predicate type is taken from its own signer only (SIGNER_NOT_AUTHORIZED_FOR_PREDICATE)",
 			Evidence: []Selector{source(), build(), materials(), artifacts(), provenance()},
-			Tests:    []string{"script/verify-foreign-bundle", "script/verify-slsa", "script/drill"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/drill"},
 			Limit:    "by stage (source, dependencies, build, artifacts): commands within one build share a workspace, and what passes between them is not recorded",
 		},
 		{
@@ -374,7 +374,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "the verifier checks a VSA in all steps, whoever handed it over: signature, subject, predicate type, verifier, resource URI, result, levels; VSA_RESOURCE_MISMATCH, VSA_NOT_PASSED, VSA_LEVEL_TOO_LOW",
 			Evidence: []Selector{decision()},
-			Tests:    []string{"script/verify-slsa", "script/verify-foreign-bundle"},
+			Tests:    []string{"script/verify-slsa", "script/verify-tampered"},
 		},
 		{
 			ID:       "N040",
@@ -385,7 +385,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "roots.json lists who may sign what; SIGNER_UNKNOWN, SIGNER_NOT_AUTHORIZED_FOR_PREDICATE, BUILDER_NOT_TRUSTED; workers hold no keys and their results count only as the control plane signs them",
 			Evidence: []Selector{provenance(), source(), decision()},
-			Tests:    []string{"script/verify-wrong-root", "script/verify-slsa", "script/verify-foreign-bundle"},
+			Tests:    []string{"script/verify-wrong-root", "script/verify-slsa", "script/verify-tampered"},
 			Limit:    "an attestor is revoked by taking it out of the pinned roots, which holds wherever the new pin is in use; certificates last ten minutes",
 		},
 		{
@@ -396,7 +396,7 @@ func nistFlow() []Requirement {
 			Text:     "The CI/CD execution environment is hardened: no extra capabilities, no set-uid gain, a minimal file system, no device access, resource limits.",
 			Attacks:  []string{"AT-08", "AT-11"},
 			Rule:     "sandbox: namespaces, no capabilities, no-new-privileges, read-only root, no devices, seccomp, limits on CPU, memory, processes and time; SANDBOX_UNAVAILABLE refuses to build without it",
-			Evidence: []Selector{environment(), build()},
+			Evidence: []Selector{isolated(), build()},
 			Tests:    []string{"script/run-allowed", "script/drill"},
 			Limit:    "hardens where steps and scanners run, not the machine under it",
 		},

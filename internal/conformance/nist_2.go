@@ -60,7 +60,7 @@ func nistBuild() []Requirement {
 			Text:     "The build system itself states, in signed evidence, that tools and processes ran in an isolated environment.",
 			Attacks:  []string{"AT-08"},
 			Rule:     "the environment statement names the isolation that was in force, as the control plane set it up; BUILD_NOT_ISOLATED",
-			Evidence: []Selector{environment(), provenance()},
+			Evidence: []Selector{isolated(), provenance()},
 			Tests:    []string{"script/run-allowed", "script/drill"},
 		},
 		{
@@ -172,7 +172,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-17"},
 			Rule:     "every statement is signed and logged; SIGNATURE_INVALID, SIGNER_UNKNOWN, SIGNER_NOT_AUTHORIZED_FOR_PREDICATE, PAYLOAD_TYPE_UNEXPECTED",
 			Evidence: []Selector{source(), secrets(), sast(), sbom(), sca(), build(), tests(), environment(), materials(), artifacts(), provenance(), decision()},
-			Tests:    []string{"script/verify-tampered", "script/verify-foreign-bundle", "script/verify-slsa"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa"},
 		},
 		{
 			ID:      "N067",
@@ -203,7 +203,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-16"},
 			Rule:     "roots map each predicate type to its signers; signed policy names the required checks and how each counts; CHECK_NOT_RUN, EVIDENCE_MISSING, POLICY_NO_REQUIRED_CHECKS",
 			Evidence: []Selector{policy(), decision()},
-			Tests:    []string{"script/verify-foreign-bundle", "script/verify-slsa", "script/run-test-fails"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/run-test-fails"},
 		},
 		{
 			ID:       "N070",

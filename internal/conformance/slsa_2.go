@@ -303,7 +303,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "SUBJECT_MISMATCH, ARTIFACT_WITHOUT_EVIDENCE; SHA-256 only",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa", "script/verify-foreign-bundle"},
+			Tests:    []string{"script/verify-slsa", "script/verify-tampered"},
 		},
 		{
 			ID:       "V04",
