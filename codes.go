@@ -56,6 +56,7 @@ const (
 	// Evidence and verification.
 	CodeEvidenceMissing       Code = "EVIDENCE_MISSING"
 	CodeEvidenceMalformed     Code = "EVIDENCE_MALFORMED"
+	CodeEvidenceTime          Code = "EVIDENCE_TIME_OUT_OF_RANGE"
 	CodeNoEvidenceForArtifact Code = "ARTIFACT_WITHOUT_EVIDENCE"
 	CodeSubjectMismatch       Code = "SUBJECT_MISMATCH"
 	CodeRevisionMismatch      Code = "REVISION_MISMATCH"

@@ -6,6 +6,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -21,6 +22,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -75,11 +77,11 @@ func Init(ctx context.Context, cfg InitConfig) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, fmt.Errorf("making keys: %w", err)
 	}
-	trusted, err := keys.TrustedRoot(id.origin())
+	trusted, err := trustedRoot(keys, id)
 	if err != nil {
 		return InitResult{}, fmt.Errorf("assembling the trusted root: %w", err)
 	}
-	config, err := keys.SigningConfig()
+	config, err := keys.SigningConfig(id.origin())
 	if err != nil {
 		return InitResult{}, fmt.Errorf("assembling the signing configuration: %w", err)
 	}
@@ -91,7 +93,7 @@ func Init(ctx context.Context, cfg InitConfig) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, fmt.Errorf("encoding the roots: %w", err)
 	}
-	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Builders: []string{intoto.BuilderLocal}})
+	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn})
 	docJSON, err := doc.Encode()
 	if err != nil {
 		return InitResult{}, fmt.Errorf("encoding the policy: %w", err)
@@ -247,6 +249,19 @@ func signGenesis(ctx context.Context, l Layout, id identityFile, keys *sign.Keyr
 		return nil, fmt.Errorf("keeping the policy: %w", err)
 	}
 	return append(signed.JSON, '\n'), nil
+}
+
+// trustedRoot is trusted_root.json for the log of this home.
+func trustedRoot(keys *sign.Keyring, id identityFile) ([]byte, error) {
+	pub, ok := keys.Checkpoint().Key.(ed25519.PublicKey)
+	if !ok {
+		return nil, hallmark.Errorf(hallmark.KindInternal, "the checkpoint key is not an Ed25519 key")
+	}
+	logID, err := translog.LogID(id.origin(), pub)
+	if err != nil {
+		return nil, err
+	}
+	return keys.TrustedRoot(id.origin(), logID)
 }
 
 // fingerprintKey makes the key under which fingerprints of secrets are computed:

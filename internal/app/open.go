@@ -89,7 +89,7 @@ func readHome(home string) (*Home, error) {
 	if h.document, err = policy.ParseDocument(h.policy.Document()); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", h.Policy(), err)
 	}
-	if h.params, err = h.document.Parameters(); err != nil {
+	if h.params, err = h.document.Typed(); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", h.Policy(), err)
 	}
 	if h.stores, err = openStores(h.Layout); err != nil {

@@ -213,7 +213,7 @@ func Artifacts(b Build, intermediate []intoto.ResourceDescriptor) (intoto.Statem
 	for _, a := range b.Artifacts {
 		d := intoto.SubjectOf(a)
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
-			Attribute: "FINAL_ARTIFACT", Target: &d, Conditions: map[string]any{"size": a.Size},
+			Attribute: "FINAL_ARTIFACT", Target: &d, Conditions: map[string]any{"size": a.Size, "mode": a.Mode},
 		})
 	}
 	for _, d := range intermediate {

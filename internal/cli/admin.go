@@ -201,16 +201,6 @@ func reportCommand(s *streams) *cobra.Command {
 	return cmd
 }
 
-func drillCommand(s *streams) *cobra.Command {
-	var list bool
-	cmd := &cobra.Command{Use: "drill [AT-NN…]", Short: "run the attack catalogue, each attack with its control off and on",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return drillRun(cmd.Context(), s, args, list)
-		}}
-	cmd.Flags().BoolVar(&list, "list", false, "list the drills and what stays residual")
-	return cmd
-}
-
 func doctorCommand(s *streams) *cobra.Command {
 	return &cobra.Command{Use: "doctor", Short: "what this machine lacks, and the command that supplies it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -355,3 +355,14 @@ func diskUsage(dir string) int64 {
 	})
 	return total
 }
+
+// Find returns the path of a program of the toolchain.
+func Find(name string) (string, error) {
+	for _, d := range strings.Split(Path(), ":") {
+		p := filepath.Join(d, name)
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", hallmark.Errorf(hallmark.KindNotFound, "%s is not installed", name)
+}

@@ -4,6 +4,7 @@
 package sign
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -27,7 +28,11 @@ import (
 	cttls "github.com/google/certificate-transparency-go/tls"
 	ctx509 "github.com/google/certificate-transparency-go/x509"
 	fulcio "github.com/sigstore/fulcio/pkg/certificate"
+	prototrust "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
+	rnote "github.com/sigstore/rekor-tiles/v2/pkg/note"
 	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -260,4 +265,31 @@ func (k *Keyring) TrustedRoot(origin string, logID []byte) ([]byte, error) {
 		return nil, fmt.Errorf("assembling trusted root: %w", err)
 	}
 	return tr.MarshalJSON()
+}
+
+// SigningConfig returns signing_config.v0.2.json: where a stock client would ask
+// for certificates, timestamps and log entries of this home.
+func (k *Keyring) SigningConfig(origin string) ([]byte, error) {
+	start := k.ca.root.NotBefore
+	service := func(url string, version uint32) root.Service {
+		return root.Service{URL: url, MajorAPIVersion: version, ValidityPeriodStart: start, Operator: k.domain}
+	}
+	any1 := root.ServiceConfiguration{Selector: prototrust.ServiceSelector_ANY}
+	c, err := root.NewSigningConfig(root.SigningConfigMediaType02,
+		[]root.Service{service("https://ca."+k.domain, 1)}, nil,
+		[]root.Service{service("https://"+origin, 2)}, any1,
+		[]root.Service{service("https://tsa."+k.domain+"/api/v1/timestamp", 1)}, any1)
+	if err != nil {
+		return nil, fmt.Errorf("assembling signing configuration: %w", err)
+	}
+	return c.MarshalJSON()
+}
+
+// CheckpointSigner signs checkpoints of a log as C2SP signed notes.
+func (k *Keyring) CheckpointSigner(origin string) (note.Signer, error) {
+	s, err := signature.LoadED25519Signer(k.checkpoint)
+	if err != nil {
+		return nil, fmt.Errorf("loading checkpoint key: %w", err)
+	}
+	return rnote.NewNoteSigner(context.Background(), origin, s)
 }

@@ -4,6 +4,7 @@
 package translog
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -22,6 +23,7 @@ import (
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
 	"golang.org/x/mod/sumdb/note"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -168,6 +170,21 @@ func (r *Reader) Prove(ctx context.Context, index uint64) (*prekor.TransparencyL
 		return nil, err
 	}
 	return proveEntry(ctx, r.tile, r.origin, r.verifier, r.id, index, raw, body, rfc6962.DefaultHasher.HashLeaf(body))
+}
+
+// ProveJSON is Prove in the JSON form that Rekor uses.
+func (r *Reader) ProveJSON(ctx context.Context, index uint64) ([]byte, error) {
+	e, err := r.Prove(ctx, index)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := protojson.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encoding log entry: %w", err)
+	}
+	var b bytes.Buffer
+	err = json.Compact(&b, raw)
+	return b.Bytes(), err
 }
 
 // Problem is one thing that fsck found. Index is -1 when it concerns no entry.

@@ -1,0 +1,397 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/transparency-dev/merkle/rfc6962"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/conformance"
+	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/internal/policy"
+	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/scan/vuln"
+	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/internal/sqlstore"
+	"github.com/hallmark-sc/hallmark/internal/translog"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// PipelineSchema is the JSON Schema of a pipeline definition.
+func PipelineSchema() []byte { return build.Schema() }
+
+// StarterPipeline writes a first pipeline definition for the project in dir. An
+// existing one is left alone.
+func StarterPipeline(dir string) (path string, created bool, err error) {
+	path = filepath.Join(dir, filepath.FromSlash(pipeline.PipelineFile))
+	if _, err := os.Lstat(path); err == nil {
+		return path, false, nil
+	}
+	b, err := build.Starter(os.DirFS(dir))
+	if err != nil {
+		return path, false, err
+	}
+	if err := writeDurable(path, b, 0o644); err != nil {
+		return path, false, hallmark.Errorf(hallmark.KindInvalid, "writing %s: %w", path, err)
+	}
+	return path, true, nil
+}
+
+// SyncAdvisories takes an OSV export into the home.
+func SyncAdvisories(_ context.Context, home, source string) ([]vuln.Summary, error) {
+	if err := checkHome(home); err != nil {
+		return nil, err
+	}
+	return vuln.Sync(Layout{home}.Advisories(), source)
+}
+
+// PolicyState is the policy of a home, for people.
+type PolicyState struct {
+	Version    int
+	Digest     hallmark.Digest
+	Parameters []KeyValue
+}
+
+// KeyValue is one parameter.
+type KeyValue struct{ Key, Value string }
+
+// PolicyShow reads the verified policy.
+func PolicyShow(_ context.Context, home string) (PolicyState, error) {
+	h, err := readHome(home)
+	if err != nil {
+		return PolicyState{}, err
+	}
+	defer h.Close()
+	s := PolicyState{Version: h.policy.Version(), Digest: h.policy.Digest()}
+	for _, p := range policy.Table() {
+		s.Parameters = append(s.Parameters, KeyValue{p.Key, h.document.Parameters[p.Key]})
+	}
+	return s, nil
+}
+
+// PolicySet changes parameters and signs the next version.
+func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]string) (PolicyState, error) {
+	h, err := OpenHome(home, pass)
+	if err != nil {
+		return PolicyState{}, err
+	}
+	defer h.Close()
+	next, err := h.document.Set(changes, now().Truncate(time.Second))
+	if err != nil {
+		return PolicyState{}, err
+	}
+	b, err := next.Encode()
+	if err != nil {
+		return PolicyState{}, err
+	}
+	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
+	defer signer.close()
+	st, err := attest.PolicyStatement(hallmark.DigestOf(b), next.Version, next.Previous)
+	if err != nil {
+		return PolicyState{}, err
+	}
+	if _, err := h.stores.blobs.Put(ctx, b); err != nil {
+		return PolicyState{}, fmt.Errorf("keeping the policy: %w", err)
+	}
+	signed, err := signer.sign(ctx, sign.Policy, st, nil)
+	if err != nil {
+		return PolicyState{}, fmt.Errorf("signing the policy: %w", err)
+	}
+	bundles := append(signed.JSON, '\n')
+	if _, err := h.verifier.Policy(b, lines(bundles)); err != nil {
+		return PolicyState{}, fmt.Errorf("verifying the new policy: %w", err)
+	}
+	// A crash between the two files leaves a policy whose signature does not
+	// fit, which nothing accepts; setting it again mends it.
+	if err := writeDurable(h.PolicyBundles(), bundles, 0o644); err != nil {
+		return PolicyState{}, fmt.Errorf("writing the policy: %w", err)
+	}
+	if err := writeDurable(h.Layout.Policy(), b, 0o644); err != nil {
+		return PolicyState{}, fmt.Errorf("writing the policy: %w", err)
+	}
+	return PolicyState{Version: next.Version, Digest: hallmark.DigestOf(b)}, nil
+}
+
+func (h *Home) reader() (*translog.Reader, error) {
+	key, err := h.verifier.Roots().Logs[0].Key()
+	if err != nil {
+		return nil, err
+	}
+	return translog.OpenReader(h.Log(), h.id.origin(), key)
+}
+
+// LogCheckpoint returns the newest published checkpoint.
+func LogCheckpoint(ctx context.Context, home string) ([]byte, error) {
+	h, err := readHome(home)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	r, err := h.reader()
+	if err != nil {
+		return nil, err
+	}
+	return r.Checkpoint(ctx)
+}
+
+// LogProve returns an entry with its inclusion proof, as Rekor writes it.
+func LogProve(ctx context.Context, home string, index int64, statement hallmark.Digest) ([]byte, error) {
+	h, err := readHome(home)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	if index < 0 {
+		at, ok, err := h.stores.index.LeafOf(ctx, statement)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, hallmark.Errorf(hallmark.KindNotFound, "statement %s is not in the log", statement)
+		}
+		index = int64(at)
+	}
+	r, err := h.reader()
+	if err != nil {
+		return nil, err
+	}
+	entry, err := r.ProveJSON(ctx, uint64(index))
+	return entry, err
+}
+
+// FsckReport is what fsck found and did.
+type FsckReport struct {
+	translog.Report
+	Rebuilt bool
+}
+
+// LogFsck checks the log against everything that is kept beside it, and rebuilds
+// the index when asked.
+func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error) {
+	h, err := readHome(home)
+	if err != nil {
+		return FsckReport{}, err
+	}
+	defer h.Close()
+	r, err := h.reader()
+	if err != nil {
+		return FsckReport{}, err
+	}
+	rep, err := r.Fsck(ctx, translog.NewFileGuard(guardPath(h.Layout, h.id)), h.stores.blobs)
+	if err != nil {
+		return FsckReport{}, fmt.Errorf("checking the log: %w", err)
+	}
+	out := FsckReport{Report: rep}
+	if rebuild && len(rep.Problems) == 0 {
+		if err := h.rebuild(ctx, r, rep.Entries); err != nil {
+			return out, err
+		}
+		out.Rebuilt = true
+	}
+	return out, nil
+}
+
+// rebuild makes the index again: leaves from the log, bundles from the blobs
+// that verify as such.
+func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) error {
+	var leaves []sqlstore.LeafRow
+	err := r.Entries(ctx, size, func(i uint64, body []byte) error {
+		d, err := translog.StatementOf(body)
+		if err != nil {
+			return err
+		}
+		leaves = append(leaves, sqlstore.LeafRow{Hash: rfc6962.DefaultHasher.HashLeaf(body), Index: i, Statement: d})
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	var rows []sqlstore.Row
+	err = h.stores.blobs.Walk(ctx, func(d hallmark.Digest, size int64) error {
+		if size > 64<<20 {
+			return nil
+		}
+		b, err := h.stores.blobs.Get(ctx, d)
+		if err != nil {
+			return err
+		}
+		if len(b) == 0 || b[0] != '{' || !strings.Contains(string(b[:min(len(b), 200)]), "application/vnd.dev.sigstore.bundle") {
+			return nil
+		}
+		s, err := h.verifier.Verify(b)
+		if err != nil {
+			return nil //nolint:nilerr // not one of our bundles: the index only holds what verifies
+		}
+		rows = append(rows, rowOf(s.Statement(), sign.Bundle{Statement: s.Digest(), Digest: d}, s.Signer(), s.SignedAt()))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading blobs: %w", err)
+	}
+	return h.stores.index.Rebuild(ctx, leaves, rows)
+}
+
+// Link is one link of a chain of custody.
+type Link struct {
+	Type     string          `json:"type"`
+	Link     string          `json:"link"`
+	State    string          `json:"state"`
+	Detail   string          `json:"detail"`
+	Evidence hallmark.Digest `json:"evidence,omitempty"`
+	Signer   string          `json:"signer,omitempty"`
+	SignedAt time.Time       `json:"signedAt,omitzero"`
+	LogIndex uint64          `json:"logIndex"`
+}
+
+// Chain is the chain of custody of a subject.
+type Chain struct {
+	Subject string
+	Links   []Link
+	Missing bool // a link that should be there is not
+}
+
+// Report writes conformance worked out from the evidence of a home, or without
+// any when there is no home.
+func Report(ctx context.Context, home, framework, format string, w io.Writer) error {
+	f, err := conformance.ParseFramework(framework)
+	if err != nil {
+		return hallmark.Errorf(hallmark.KindUsage, "%s", err)
+	}
+	ev := conformance.Evidence{}
+	if err := checkHome(home); err == nil {
+		h, err := readHome(home)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		if ev, err = h.conformance(ctx); err != nil {
+			return err
+		}
+	}
+	rows := conformance.Evaluate(f, ev)
+	switch format {
+	case "text":
+		return conformance.WriteText(w, f, rows)
+	case "html":
+		return conformance.WriteHTML(w, f, rows)
+	case "json":
+		return conformance.WriteJSON(w, rows)
+	}
+	return hallmark.Errorf(hallmark.KindUsage, "--format %q: want text, html or json", format)
+}
+
+// conformance gathers the verified statements of a home; the newest summary
+// names what the latest verdict rests on.
+func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
+	ev := conformance.Evidence{Mode: h.verifier.Roots().Mode}
+	rows, err := h.stores.index.Statements(ctx, "")
+	if err != nil {
+		return ev, err
+	}
+	statements := map[hallmark.Digest]hallmark.Digest{} // bundle to statement
+	var inputs []intoto.ResourceDescriptor
+	var newest time.Time
+	for _, r := range rows {
+		b, err := h.stores.blobs.Get(ctx, r.Bundle)
+		if err != nil {
+			return ev, fmt.Errorf("reading evidence: %w", err)
+		}
+		s, err := h.verifier.Verify(b)
+		if err != nil {
+			return ev, fmt.Errorf("verifying evidence %s: %w", r.Bundle, err)
+		}
+		_, inLog, err := h.stores.index.LeafOf(ctx, s.Digest())
+		if err != nil {
+			return ev, err
+		}
+		item, err := conformance.ItemOf(s, inLog)
+		if err != nil {
+			return ev, err
+		}
+		ev.Items = append(ev.Items, item)
+		statements[r.Bundle] = s.Digest()
+		if s.PredicateType() == intoto.PredicateVSA && !s.SignedAt().Before(newest) {
+			v, err := intoto.DecodePredicate[intoto.VSA](s.Statement())
+			if err != nil {
+				return ev, err
+			}
+			newest, inputs, ev.Summary = s.SignedAt(), v.InputAttestations, s.Digest()
+		}
+	}
+	for _, in := range inputs {
+		if d, ok := statements[hallmark.Digest("sha256:"+in.Digest["sha256"])]; ok {
+			ev.Inputs = append(ev.Inputs, d)
+		}
+	}
+	return ev, nil
+}
+
+// Finding is one thing that doctor looked at.
+type Finding struct {
+	Name   string
+	OK     bool
+	Needed bool
+	Detail string
+	Fix    string
+}
+
+// Doctor says what this machine lacks.
+func Doctor(ctx context.Context, home string) []Finding {
+	var out []Finding
+	add := func(name string, needed bool, err error, detail, fix string) {
+		f := Finding{Name: name, OK: err == nil, Needed: needed, Detail: detail, Fix: fix}
+		if err != nil {
+			f.Detail = err.Error()
+		}
+		out = append(out, f)
+	}
+	for _, p := range []struct{ name, fix string }{
+		{"git", "apt-get install git"}, {"go", "install Go 1.26 to build and analyse Go projects"}, {"gcc", "apt-get install gcc libc6-dev"}, {"make", "apt-get install make"},
+	} {
+		path, err := sandbox.Find(p.name)
+		add("program "+p.name, p.name == "git", err, path, p.fix)
+	}
+	box, err := sandbox.New(sandbox.Config{Clock: now})
+	var rep sandbox.Report
+	if err == nil {
+		rep, err = box.Run(ctx, sandbox.Spec{Argv: []string{"true"}, Env: []string{"PATH=" + sandbox.Path()}, Dir: "/"})
+	}
+	add("namespaces", true, err, "a sandbox starts and ends", "allow user namespaces: sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0")
+	for _, g := range rep.Guarantees {
+		var gerr error
+		if !g.Holds {
+			gerr = errors.New("does not hold")
+			if g.Detail != "" {
+				gerr = errors.New(g.Detail)
+			}
+		}
+		if g.Name == "workspace-overlay" {
+			continue
+		}
+		add("guarantee "+g.Name, false, gerr, g.Detail, "")
+	}
+	who, uerr := user.Current()
+	if uerr == nil {
+		add("user", false, nil, who.Username, "")
+	}
+	err = checkHome(home)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.New("there is no home")
+	}
+	add("home", false, err, home, hallmark.HintOf(err))
+	return out
+}

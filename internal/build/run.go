@@ -1,0 +1,335 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+// Command is one step as an engine runs it: a fresh, isolated environment over
+// the same workspace.
+type Command struct {
+	Script  string
+	Env     []string
+	Timeout time.Duration
+}
+
+// CommandReport is what an engine saw.
+type CommandReport struct {
+	ExitCode   int
+	Signal     string
+	LimitHit   string
+	StartedOn  time.Time
+	FinishedOn time.Time
+	Egress     []Egress
+	Guarantees []Guarantee
+}
+
+// Egress is one refused attempt to reach an outside address.
+type Egress struct {
+	Time    time.Time
+	Process string
+	Address string
+	Name    string
+}
+
+// Guarantee is one property of the isolation.
+type Guarantee struct {
+	Name   string
+	Holds  bool
+	Detail string
+}
+
+// Engine runs commands. Each call gets an environment of its own, which holds
+// nothing of the host or of an earlier call but the workspace; output goes to
+// out. An error means that the command could not be run as asked.
+type Engine interface {
+	Run(ctx context.Context, c Command, out io.Writer) (CommandReport, error)
+}
+
+// maxLog bounds the kept log of one step.
+const maxLog = 4 << 20
+
+// Result is what a build was seen to do.
+type Result struct {
+	StartedOn, FinishedOn time.Time
+	Steps                 []StepResult
+	Guarantees            []Guarantee
+}
+
+// StepResult is one executed step.
+type StepResult struct {
+	Step
+	Command []string
+	Report  CommandReport
+	Log     []byte // the first 4 MiB
+}
+
+// Good reports whether the step ended as it should.
+func (s StepResult) Good() bool {
+	return s.Report.ExitCode == 0 && s.Report.Signal == "" && s.Report.LimitHit == ""
+}
+
+// Environment is the whole environment of every step; base is the engine's PATH.
+func Environment(path string, commitTime time.Time, extra map[string]string) []string {
+	env := map[string]string{
+		"PATH": path, "HOME": "/tmp/home", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "CI": "true",
+		"SOURCE_DATE_EPOCH": fmt.Sprint(commitTime.Unix()),
+		// The toolchain is what the platform has, and asks nobody for another.
+		"GOTOOLCHAIN": "local", "GOPROXY": "off", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOCACHE": "/tmp/gocache", "GOENV": "off", "GOTELEMETRY": "off",
+	}
+	maps.Copy(env, extra)
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, k+"="+env[k])
+	}
+	return out
+}
+
+// Run runs the steps in order and stops at the first that fails. An error means
+// that a step could not be run at all.
+func Run(ctx context.Context, engine Engine, p *Pipeline, env []string, timeout time.Duration, clock func() time.Time) (Result, error) {
+	r := Result{StartedOn: clock()}
+	for _, s := range p.Steps {
+		c := Command{Script: s.Run, Env: env, Timeout: timeout}
+		for _, k := range slices.Sorted(maps.Keys(s.Env)) {
+			c.Env = append(slices.Clip(c.Env), k+"="+s.Env[k])
+		}
+		if s.Timeout > 0 && s.Timeout < c.Timeout {
+			c.Timeout = s.Timeout
+		}
+		log := &head{max: maxLog}
+		rep, err := engine.Run(ctx, c, log)
+		if err != nil {
+			return r, fmt.Errorf("running step %s: %w", s.Name, err)
+		}
+		r.Steps = append(r.Steps, StepResult{Step: s, Command: []string{"sh", "-e", "-c", s.Run}, Report: rep, Log: log.b})
+		r.Guarantees = merge(r.Guarantees, rep.Guarantees)
+		if !r.Steps[len(r.Steps)-1].Good() {
+			break
+		}
+	}
+	r.FinishedOn = clock()
+	return r, nil
+}
+
+// merge keeps a guarantee only if it held in every step.
+func merge(all, more []Guarantee) []Guarantee {
+	if all == nil {
+		return slices.Clone(more)
+	}
+	for i := range all {
+		j := slices.IndexFunc(more, func(g Guarantee) bool { return g.Name == all[i].Name })
+		if j < 0 || !more[j].Holds {
+			all[i].Holds = false
+		}
+	}
+	return all
+}
+
+// head keeps the beginning of what is written and drops the rest.
+type head struct {
+	b   []byte
+	max int
+}
+
+func (h *head) Write(p []byte) (int, error) {
+	if room := h.max - len(h.b); room > 0 {
+		h.b = append(h.b, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}
+
+// Reasons judges the steps: what speaks against the checks build and tests.
+func (r Result) Reasons(egressAllowed bool) (build, tests []hallmark.Reason) {
+	for _, s := range r.Steps {
+		for i, e := range s.Report.Egress {
+			if egressAllowed || i >= 5 {
+				break
+			}
+			to := e.Address
+			if e.Name != "" {
+				to += " (asking for " + e.Name + ")"
+			}
+			build = append(build, hallmark.Reason{
+				Code: hallmark.CodeBuildEgress, Check: "build", Message: fmt.Sprintf("step %s: %s tried to reach %s", s.Name, e.Process, to),
+				Fix: "declare what the build needs as a dependency, so that it is fetched before; a build reaches no network",
+			})
+		}
+		if s.Good() {
+			continue
+		}
+		if s.Report.LimitHit != "" {
+			build = append(build, hallmark.Reason{
+				Code: hallmark.CodeBuildLimit, Check: "build", Message: fmt.Sprintf("step %s hit the %s limit", s.Name, s.Report.LimitHit),
+				Fix: "make the step need less, or raise the limit: hallmark policy set build.timeout=… (build.memory, build.disk)",
+			})
+		}
+		how := fmt.Sprintf("exit code %d", s.Report.ExitCode)
+		if s.Report.Signal != "" {
+			how = s.Report.Signal
+		}
+		msg := fmt.Sprintf("step %s failed with %s: %s", s.Name, how, lastLine(s.Log))
+		build = append(build, hallmark.Reason{Code: hallmark.CodeBuildStepFailed, Check: "build", Message: msg, Fix: "run the step's command yourself; its log is kept as a blob named in the process statement"})
+		if s.Test() {
+			tests = append(tests, hallmark.Reason{Code: hallmark.CodeTestFailed, Check: "tests", Message: msg, Fix: "mend the test or the code and commit"})
+		}
+	}
+	return build, tests
+}
+
+func lastLine(log []byte) string {
+	end := len(log)
+	for end > 0 && (log[end-1] == '\n' || log[end-1] == ' ') {
+		end--
+	}
+	start := end
+	for start > 0 && log[start-1] != '\n' && end-start < 200 {
+		start--
+	}
+	if start == end {
+		return "no output"
+	}
+	return string(log[start:end])
+}
+
+// Output is one collected artifact.
+type Output struct {
+	Name string
+	Data []byte
+	Mode uint32
+}
+
+// maxArtifact bounds one artifact in memory.
+const maxArtifact = 2 << 30
+
+// Collect reads artifacts from the directory that holds what the build wrote. A
+// link, a device, a second name of the same file or a directory is refused: it
+// may stand for a file that is not the build's.
+func Collect(dir string, names []string) ([]Output, []hallmark.Reason) {
+	var out []Output
+	var reasons []hallmark.Reason
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, []hallmark.Reason{{Code: hallmark.CodePipelineArtifact, Check: "build", Message: "the build left no workspace: " + err.Error()}}
+	}
+	defer root.Close()
+	for _, name := range names {
+		o, reason := collect(root, name)
+		if reason != nil {
+			reasons = append(reasons, *reason)
+			continue
+		}
+		out = append(out, o)
+	}
+	return out, reasons
+}
+
+func collect(root *os.Root, name string) (Output, *hallmark.Reason) {
+	refuse := func(code hallmark.Code, format string, args ...any) (Output, *hallmark.Reason) {
+		return Output{}, &hallmark.Reason{Code: code, Check: "build", Message: "artifact " + name + ": " + fmt.Sprintf(format, args...), Fix: "let a step write a regular file there, or correct build.artifacts"}
+	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if st, err := root.Lstat(dir); err == nil && !st.IsDir() {
+			return refuse(hallmark.CodePipelineArtifactName, "%s is not a directory of the build", dir)
+		}
+	}
+	st, err := root.Lstat(filepath.FromSlash(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse(hallmark.CodePipelineArtifact, "the build did not write it")
+	}
+	if err != nil {
+		return refuse(hallmark.CodePipelineArtifactName, "%s", err)
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !st.Mode().IsRegular() || !ok || sys.Nlink != 1 {
+		return refuse(hallmark.CodePipelineArtifactName, "not a regular file with one name")
+	}
+	if st.Size() > maxArtifact {
+		return refuse(hallmark.CodeBuildLimit, "%d bytes, more than %d", st.Size(), maxArtifact)
+	}
+	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return refuse(hallmark.CodePipelineArtifactName, "%s", err)
+	}
+	defer f.Close()
+	if now, err := f.Stat(); err != nil || !os.SameFile(st, now) {
+		return refuse(hallmark.CodePipelineArtifactName, "it changed while it was read")
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxArtifact))
+	if err != nil {
+		return refuse(hallmark.CodePipelineArtifact, "%s", err)
+	}
+	mode := uint32(0o644)
+	if st.Mode()&0o100 != 0 {
+		mode = 0o755
+	}
+	return Output{Name: path.Base(name), Data: b, Mode: mode}, nil
+}
+
+// Policy is what the build policy asks for, from the signed policy.
+type Policy struct {
+	Builders      []string
+	EgressAllowed bool
+	Guarantees    []string // that must hold
+}
+
+// Facts are what the build policy judges.
+type Facts struct {
+	BuilderID     string
+	Steps         []StepResult
+	Guarantees    []Guarantee
+	Artifacts     int
+	SourceChanged bool
+	Reasons       []hallmark.Reason // found before
+}
+
+// Authorize applies the build policy to facts. Provenance is signed only with an
+// allowing answer.
+func Authorize(p Policy, f Facts) hallmark.Decision {
+	reasons := slices.Clone(f.Reasons)
+	add := func(code hallmark.Code, format string, args ...any) {
+		reasons = append(reasons, hallmark.Reason{Code: code, Check: "build", Message: fmt.Sprintf(format, args...)})
+	}
+	if !slices.Contains(p.Builders, f.BuilderID) {
+		add(hallmark.CodeBuilderNotTrusted, "builder %s is not in build.builders", f.BuilderID)
+	}
+	for _, want := range p.Guarantees {
+		i := slices.IndexFunc(f.Guarantees, func(g Guarantee) bool { return g.Name == want })
+		if i < 0 || !f.Guarantees[i].Holds {
+			add(hallmark.CodeBuildNotIsolated, "the guarantee %s did not hold", want)
+		}
+	}
+	if f.SourceChanged {
+		add(hallmark.CodeSourceChangedInside, "the source copy changed while it was built")
+	}
+	if len(f.Steps) == 0 || f.Artifacts == 0 {
+		add(hallmark.CodePipelineArtifact, "the build left no artifact")
+	}
+	for _, s := range f.Steps {
+		if !s.Good() && len(f.Reasons) == 0 {
+			add(hallmark.CodeBuildStepFailed, "step %s failed", s.Name)
+		}
+		if len(s.Report.Egress) > 0 && !p.EgressAllowed && len(f.Reasons) == 0 {
+			add(hallmark.CodeBuildEgress, "step %s tried to leave the sandbox", s.Name)
+		}
+	}
+	if len(reasons) > 0 {
+		return hallmark.Decision{Effect: hallmark.Deny, Reasons: reasons}
+	}
+	return hallmark.Decision{Effect: hallmark.Allow}
+}

@@ -1,0 +1,278 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package policy decides: the rules of a signed policy document (OPA) over
+// verified statements only. A verdict is a pure function of pinned inputs, so
+// that anyone can compute it again and compare the bytes.
+//
+// Undefined is a denial, an error is no decision, and whatever the rules say,
+// nothing is allowed unless every required check passed. The package does no
+// I/O and asks no clock.
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
+
+	_ "embed"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+//go:embed release.rego
+var releaseRego string
+
+// Document is policy.json.
+type Document struct {
+	APIVersion     string            `json:"apiVersion"`
+	Kind           string            `json:"kind"`
+	Version        int               `json:"version"`
+	Previous       hallmark.Digest   `json:"previous"` // of the policy before; "" for the first
+	IssuedOn       time.Time         `json:"issuedOn"`
+	Parameters     map[string]string `json:"parameters"`
+	AllowedSigners string            `json:"allowedSigners"` // text of an OpenSSH allowed_signers file
+	Modules        map[string]string `json:"modules"`        // Rego by file name
+}
+
+// Parameter is one row of the table of parameters.
+type Parameter struct {
+	Key, Default, Doc string
+	check             func(string) error
+}
+
+// Table is every parameter there is, in the order it is shown.
+func Table() []Parameter {
+	oneOf := func(words ...string) func(string) error {
+		return func(s string) error {
+			if !slices.Contains(words, s) {
+				return fmt.Errorf("want one of %s", strings.Join(words, ", "))
+			}
+			return nil
+		}
+	}
+	severity := oneOf("info", "low", "medium", "high", "critical")
+	duration := func(s string) error { _, err := parseDuration(s); return err }
+	size := func(s string) error { _, err := parseSize(s); return err }
+	number := func(s string) error { _, err := parseNumber(s); return err }
+	return []Parameter{
+		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
+		{"findings.severity", "high", "findings count from this severity on", severity},
+		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
+		{"sast.uncoveredSeverity", "medium", "severity of a language that no SAST engine covers", severity},
+		{"advisories.maxAge", "7d", "advisory data whose newest record is older is an error", duration},
+		{"scans.maxAge", "30d", "scans older than this no longer count", duration},
+		{"reuse.maxAge", "24h", "saved results of stages older than this are made again", duration},
+		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
+		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
+		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
+		{"build.timeout", "30m", "limit of one step", duration},
+		{"build.memory", "4GiB", "memory of a sandbox", size},
+		{"build.disk", "8GiB", "scratch space of a sandbox", size},
+		{"build.pids", "2048", "processes of a sandbox", number},
+		{"build.cpus", "2", "processors of a sandbox", number},
+	}
+}
+
+func nonEmpty(s string) error {
+	if len(splitList(s)) == 0 {
+		return fmt.Errorf("want a comma-separated list that is not empty")
+	}
+	return nil
+}
+
+// checkNames are the checks that exist.
+func checkNames() []string {
+	return []string{"source", "secrets", "sast", "sbom", "sca", "build", "tests"}
+}
+
+func checkRequired(s string) error {
+	list := splitList(s)
+	if len(list) == 0 {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeChecksNotRequired, "an empty list of required checks would allow everything")
+	}
+	for _, c := range list {
+		if !slices.Contains(checkNames(), c) {
+			return fmt.Errorf("unknown check %q; the checks are %s", c, strings.Join(checkNames(), ", "))
+		}
+	}
+	return nil
+}
+
+func splitList(s string) []string {
+	var out []string
+	for p := range strings.SplitSeq(s, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	if d, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.Atoi(d)
+		if err != nil || n <= 0 || n > 36500 {
+			return 0, fmt.Errorf("want a duration such as 7d, 12h or 30m")
+		}
+		return time.Duration(n) * 24 * time.Hour, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("want a duration such as 7d, 12h or 30m")
+	}
+	return d, nil
+}
+
+func parseSize(s string) (int64, error) {
+	for suffix, unit := range map[string]int64{"GiB": 1 << 30, "MiB": 1 << 20} {
+		if n, ok := strings.CutSuffix(s, suffix); ok {
+			v, err := strconv.ParseInt(n, 10, 32)
+			if err == nil && v > 0 && v < 1<<20 {
+				return v * unit, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("want a size such as 512MiB or 4GiB")
+}
+
+func parseNumber(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n <= 0 || n > 1<<20 {
+		return 0, fmt.Errorf("want a number above 0")
+	}
+	return n, nil
+}
+
+// Options are what a first policy is made from.
+type Options struct {
+	AllowedSigners string
+	IssuedOn       time.Time
+}
+
+// Default is the first policy of a home.
+func Default(o Options) Document {
+	d := Document{
+		APIVersion: "hallmark/v1", Kind: "Policy", Version: 1, IssuedOn: o.IssuedOn.UTC(), AllowedSigners: o.AllowedSigners,
+		Parameters: map[string]string{}, Modules: map[string]string{"release.rego": releaseRego},
+	}
+	for _, p := range Table() {
+		d.Parameters[p.Key] = p.Default
+	}
+	return d
+}
+
+// ParseDocument reads a policy strictly: unknown fields and parameters, missing
+// ones and bad values are refused by name.
+func ParseDocument(b []byte) (Document, error) {
+	var d Document
+	if err := intoto.CheckJSON(b, 16); err != nil {
+		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&d); err != nil {
+		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
+	}
+	if d.APIVersion != "hallmark/v1" || d.Kind != "Policy" || d.Version < 1 || len(d.Modules) == 0 {
+		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: apiVersion, kind, version or modules are not those of a policy")
+	}
+	for _, p := range Table() {
+		v, ok := d.Parameters[p.Key]
+		if !ok {
+			return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: parameter %s is missing", p.Key)
+		}
+		if err := p.check(v); err != nil {
+			return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: parameter %s: %w", p.Key, err)
+		}
+	}
+	if len(d.Parameters) != len(Table()) {
+		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: it has parameters that this version does not know")
+	}
+	return d, nil
+}
+
+// Encode returns the RFC 8785 form.
+func (d Document) Encode() ([]byte, error) { return canonical(d) }
+
+func canonical(v any) ([]byte, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encoding: %w", err)
+	}
+	return jsoncanonicalizer.Transform(raw)
+}
+
+// Set returns the next version of the policy with one or more parameters
+// changed.
+func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
+	old, err := d.Encode()
+	if err != nil {
+		return d, err
+	}
+	next := d
+	next.Version, next.Previous, next.IssuedOn = d.Version+1, hallmark.DigestOf(old), at.UTC()
+	next.Parameters = map[string]string{}
+	for k, v := range d.Parameters {
+		next.Parameters[k] = v
+	}
+	for _, c := range changes {
+		i := slices.IndexFunc(Table(), func(p Parameter) bool { return p.Key == c[0] })
+		if i < 0 {
+			return d, hallmark.WithHint(hallmark.Errorf(hallmark.KindUsage, "there is no parameter %q", c[0]), "hallmark policy show lists them")
+		}
+		if err := Table()[i].check(c[1]); err != nil {
+			return d, hallmark.Errorf(hallmark.KindUsage, "parameter %s: %w", c[0], err)
+		}
+		next.Parameters[c[0]] = c[1]
+	}
+	return next, nil
+}
+
+// Parameters are the values in Go's types.
+type Parameters struct {
+	Required                                   []string
+	Severity                                   hallmark.Severity
+	Confidence                                 hallmark.Confidence
+	Uncovered                                  hallmark.Severity
+	AdvisoriesMaxAge, ScansMaxAge, ReuseMaxAge time.Duration
+	Builders, Guarantees                       []string
+	EgressAllowed                              bool
+	BuildTimeout                               time.Duration
+	BuildMemory, BuildDisk                     int64
+	BuildPIDs, BuildCPUs                       int
+}
+
+// Typed returns the parameters of a document that ParseDocument accepted.
+func (d Document) Typed() (Parameters, error) {
+	var p Parameters
+	var errs []error
+	get := d.Parameters
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	note(p.Severity.UnmarshalText([]byte(get["findings.severity"])))
+	note(p.Confidence.UnmarshalText([]byte(get["findings.confidence"])))
+	note(p.Uncovered.UnmarshalText([]byte(get["sast.uncoveredSeverity"])))
+	dur := func(k string) time.Duration { v, err := parseDuration(get[k]); note(err); return v }
+	size := func(k string) int64 { v, err := parseSize(get[k]); note(err); return v }
+	num := func(k string) int { v, err := parseNumber(get[k]); note(err); return v }
+	p.AdvisoriesMaxAge, p.ScansMaxAge, p.ReuseMaxAge = dur("advisories.maxAge"), dur("scans.maxAge"), dur("reuse.maxAge")
+	p.BuildTimeout, p.BuildMemory, p.BuildDisk = dur("build.timeout"), size("build.memory"), size("build.disk")
+	p.BuildPIDs, p.BuildCPUs = num("build.pids"), num("build.cpus")
+	p.Required, p.Builders, p.Guarantees = splitList(get["checks.required"]), splitList(get["build.builders"]), splitList(get["build.guarantees"])
+	p.EgressAllowed = get["build.egress"] == "record"
+	if len(errs) > 0 {
+		return p, hallmark.Errorf(hallmark.KindInvalid, "reading parameters: %w", errs[0])
+	}
+	return p, nil
+}

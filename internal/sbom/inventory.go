@@ -1,0 +1,177 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sbom is the inventory of a source tree: which components its lock
+// files and manifests name, written as SPDX 2.3 and CycloneDX 1.6.
+//
+// It runs in a worker, since hostile manifests have crashed parsers before. A
+// manifest that can't be read makes the inventory incomplete; an incomplete
+// inventory is never taken for a small one.
+package sbom
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	cpb "github.com/google/osv-scalibr/binary/proto/config_go_proto"
+	"github.com/google/osv-scalibr/extractor/filesystem"
+	"github.com/google/osv-scalibr/extractor/filesystem/language/golang/gomod"
+	"github.com/google/osv-scalibr/extractor/filesystem/language/javascript/packagelockjson"
+	"github.com/google/osv-scalibr/extractor/filesystem/language/python/requirements"
+	scalibrfs "github.com/google/osv-scalibr/fs"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+// JobName names the worker job.
+const JobName = "sbom"
+
+const sourceDir = "/source"
+
+// Component is one third-party component.
+type Component struct {
+	Name      string `json:"name"`
+	Version   string `json:"version"`
+	Ecosystem string `json:"ecosystem"` // OSV's name of it
+	PURL      string `json:"purl"`
+	Location  string `json:"location"` // the manifest that names it
+}
+
+// Inventory is what a tree depends on.
+type Inventory struct {
+	Components []Component `json:"components"`
+}
+
+// Ecosystems counts components by ecosystem.
+func (i Inventory) Ecosystems() map[string]int {
+	out := map[string]int{}
+	for _, c := range i.Components {
+		out[c.Ecosystem]++
+	}
+	return out
+}
+
+// manifests maps base names to the extractor that reads them.
+func manifests() (map[string]filesystem.Extractor, error) {
+	out := map[string]filesystem.Extractor{}
+	for name, make := range map[string]func(*cpb.PluginConfig) (filesystem.Extractor, error){
+		"go.mod": gomod.New, "package-lock.json": packagelockjson.New, "npm-shrinkwrap.json": packagelockjson.New,
+		"requirements.txt": requirements.New,
+	} {
+		e, err := make(&cpb.PluginConfig{})
+		if err != nil {
+			return nil, fmt.Errorf("making the reader of %s: %w", name, err)
+		}
+		out[name] = e
+	}
+	return out, nil
+}
+
+// unread are manifests that name dependencies and that no reader here knows.
+func unread(name string) bool {
+	return slices.Contains([]string{"Cargo.lock", "yarn.lock", "pnpm-lock.yaml", "poetry.lock", "uv.lock", "Pipfile.lock", "Gemfile.lock", "composer.lock", "pom.xml", "gradle.lockfile"}, name)
+}
+
+// WorkerMain is the worker: the source is at /source.
+func WorkerMain(stdout io.Writer) error {
+	readers, err := manifests()
+	if err != nil {
+		return err
+	}
+	inv := Inventory{Components: []Component{}}
+	var cov hallmark.Coverage
+	root := os.DirFS(sourceDir)
+	err = fs.WalkDir(root, ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "node_modules") {
+			return fs.SkipDir // not what is built; installed copies are named by their lock file
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		if unread(d.Name()) {
+			cov.Missed = append(cov.Missed, p+": this kind of manifest can't be read yet")
+		}
+		r, ok := readers[d.Name()]
+		if !ok {
+			return nil
+		}
+		cov.Scanned++
+		more, err := extract(root, r, p)
+		if err != nil {
+			cov.Missed = append(cov.Missed, fmt.Sprintf("%s: %s", p, err))
+		}
+		inv.Components = append(inv.Components, more...)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("sbom: reading the source: %w", err)
+	}
+	slices.SortFunc(inv.Components, func(a, b Component) int { return strings.Compare(a.PURL+"\x00"+a.Location, b.PURL+"\x00"+b.Location) })
+	inv.Components = slices.Compact(inv.Components)
+	cov.Ecosystems = inv.Ecosystems()
+	extra, err := json.Marshal(inv)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(stdout).Encode(map[string]any{"findings": []hallmark.Finding{}, "coverage": cov, "canary": canary(readers), "extra": json.RawMessage(extra)})
+}
+
+// canary reads a planted manifest whose component must be found.
+func canary(readers map[string]filesystem.Extractor) bool {
+	dir, err := os.MkdirTemp("", "canary")
+	if err != nil {
+		return false
+	}
+	defer os.RemoveAll(dir)
+	if os.WriteFile(path.Join(dir, "requirements.txt"), []byte("canary==1.2.3\n"), 0o644) != nil {
+		return false
+	}
+	got, err := extract(os.DirFS(dir), readers["requirements.txt"], "requirements.txt")
+	return err == nil && len(got) == 1 && got[0].Name == "canary" && got[0].Version == "1.2.3"
+}
+
+func extract(root fs.FS, e filesystem.Extractor, p string) (out []Component, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			out, err = nil, fmt.Errorf("the reader crashed: %v", r)
+		}
+	}()
+	f, err := root.Open(p)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > 64<<20 {
+		return nil, fmt.Errorf("%d bytes are more than can be read", info.Size())
+	}
+	sfs, ok := root.(scalibrfs.FS)
+	if !ok {
+		return nil, fmt.Errorf("the file system can't list directories")
+	}
+	inv, err := e.Extract(context.Background(), &filesystem.ScanInput{FS: sfs, Path: p, Info: info, Reader: f})
+	if err != nil {
+		return nil, err
+	}
+	for _, pkg := range inv.Packages {
+		c := Component{Name: pkg.Name, Version: pkg.Version, Ecosystem: pkg.Ecosystem().String(), Location: p}
+		if u := pkg.PURL(); u != nil {
+			c.PURL = u.String()
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}

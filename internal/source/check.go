@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// Repository is what the check reads. Object must return bytes that hash to the
+// name; Commits must walk the whole history and err when any part is missing.
+type Repository interface {
+	Resolve(rev string) (commit, ref string, err error)
+	Object(ctx context.Context, id string) (typ string, body []byte, err error)
+	Incomplete() string
+	Dirty(ctx context.Context, commit string) ([]string, error)
+	Commits(ctx context.Context, commit string) (int, error)
+}
+
+// Verdict is what a signature turned out to be.
+type Verdict struct {
+	Principals []hallmark.Principal
+	Code       hallmark.Code // empty when the signature is good
+	Message    string
+}
+
+// Config is what a check needs.
+type Config struct {
+	Repository    Repository
+	Verify        func(signature, signed []byte, at time.Time) Verdict
+	URI           string // canonical locator of the repository
+	CommittedOnly bool   // accept a work tree with changes
+	Clock         func() time.Time
+	Tool          hallmark.Tool
+}
+
+// Check judges a revision. It errs when the revision can't be named, or the work
+// tree has changes that the commit has not; everything else is in the record.
+func Check(ctx context.Context, cfg Config, rev string) (intoto.SourceProvenance, error) {
+	start := cfg.Clock()
+	commit, ref, err := cfg.Repository.Resolve(rev)
+	if err != nil {
+		return intoto.SourceProvenance{}, err
+	}
+	_, raw, err := cfg.Repository.Object(ctx, commit)
+	if err != nil {
+		return intoto.SourceProvenance{}, fmt.Errorf("reading commit %s: %w", commit, err)
+	}
+	c, err := ParseCommit(raw)
+	if err != nil {
+		return intoto.SourceProvenance{}, fmt.Errorf("reading commit %s: %w", commit, err)
+	}
+	if !cfg.CommittedOnly {
+		dirty, err := cfg.Repository.Dirty(ctx, commit)
+		if err != nil {
+			return intoto.SourceProvenance{}, fmt.Errorf("looking for changes: %w", err)
+		}
+		if len(dirty) > 0 {
+			return intoto.SourceProvenance{}, hallmark.WithHint(
+				hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceTreeDirty, "the work tree differs from the commit in %d files, such as %q", len(dirty), dirty[0]),
+				"commit or remove the changes, or say --committed-only to build the commit without them")
+		}
+	}
+	p := intoto.SourceProvenance{
+		Revision: hallmark.Revision{Repository: cfg.URI, Ref: ref, Commit: commit, Tree: c.Tree},
+		Author:   c.Author, Committer: c.Committer, CommittedOn: c.When, Parents: c.Parents,
+	}
+	if p.Parents == nil {
+		p.Parents = []string{}
+	}
+	rec := hallmark.CheckRecord{Check: "source", Revision: p.Revision, StartedOn: start, Tool: cfg.Tool}
+	judge(ctx, cfg, c, commit, &p, &rec)
+	rec.FinishedOn = cfg.Clock()
+	p.Check = &rec
+	return p, nil
+}
+
+func judge(ctx context.Context, cfg Config, c Commit, commit string, p *intoto.SourceProvenance, rec *hallmark.CheckRecord) {
+	end := func(o hallmark.Outcome, code hallmark.Code, fix, format string, args ...any) {
+		rec.Outcome = o
+		rec.Reasons = append(rec.Reasons, hallmark.Reason{Code: code, Check: "source", Message: fmt.Sprintf(format, args...), Fix: fix})
+	}
+	const deepen = "fetch the whole history (git fetch --unshallow), without filters, and run again"
+	if why := cfg.Repository.Incomplete(); why != "" {
+		end(hallmark.Errored, hallmark.CodeSourceHistoryIncomplete, deepen, "the history can't be judged: %s", why)
+		return
+	}
+	n, err := cfg.Repository.Commits(ctx, commit)
+	if err != nil {
+		end(hallmark.Errored, hallmark.CodeSourceHistoryIncomplete, deepen, "the history can't be judged: %s", err)
+		return
+	}
+	p.Commits = n
+	const sign = "sign it: git commit --amend --no-edit -S, with gpg.format=ssh and a key that the policy allows"
+	switch {
+	case c.Signature == nil:
+		end(hallmark.Fail, hallmark.CodeSourceUnsigned, sign, "commit %s is not signed", commit)
+		return
+	case !bytes.HasPrefix(c.Signature, []byte("-----BEGIN SSH SIGNATURE-----")):
+		end(hallmark.Fail, hallmark.CodeSourceSignatureFormat, sign, "commit %s has a signature that is not an SSH signature", commit)
+		return
+	}
+	v := cfg.Verify(c.Signature, c.Signed, c.When)
+	if v.Code != "" {
+		end(hallmark.Fail, v.Code, sign, "commit %s: %s", commit, v.Message)
+		return
+	}
+	mail := Mail(c.Committer)
+	i := slices.IndexFunc(v.Principals, func(p hallmark.Principal) bool { return p.Name == mail })
+	if i < 0 {
+		end(hallmark.Fail, hallmark.CodeSourceSignerNotAuthor, "commit under the name that the key is registered for",
+			"commit %s is signed with the key of %s, its committer is %q", commit, v.Principals[0].Name, mail)
+		return
+	}
+	signer := v.Principals[i]
+	p.Signer = &signer
+	rec.Outcome = hallmark.Pass
+}
