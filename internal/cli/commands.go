@@ -141,7 +141,7 @@ func runCommand(s *streams) *cobra.Command {
 			if s.json {
 				s.message(map[string]any{"type": "verdict", "effect": d.Effect, "revision": res.Revision, "artifacts": res.Artifacts, "decision": d, "levels": res.Verdict.Levels, "vsa": res.VSA.Statement, "out": res.Out})
 			} else {
-				s.print("%s %s of %s", strings.ToUpper(d.Effect.String()), res.Revision.Commit, res.Revision.Repository)
+				s.print("%s %s of %s", verdictWord(d), res.Revision.Commit, res.Revision.Repository)
 				for _, a := range res.Artifacts {
 					s.print("  %s  %s  %d bytes", a.Digest, a.Name, a.Size)
 				}
@@ -227,7 +227,7 @@ the input can't be read.`,
 			if s.json {
 				s.message(map[string]any{"type": "verification", "effect": res.Decision.Effect, "artifact": res.Artifact, "decision": res.Decision, "revision": res.Revision, "levels": res.Levels, "clock": res.Clock, "roots": res.Roots})
 			} else {
-				s.print("%s %s  %s", strings.ToUpper(res.Decision.Effect.String()), res.Artifact.Digest, res.Artifact.Name)
+				s.print("%s %s  %s", verdictWord(res.Decision), res.Artifact.Digest, res.Artifact.Name)
 				if res.Revision.Commit != "" {
 					s.print("  revision %s of %s", res.Revision.Commit, res.Revision.Repository)
 				}

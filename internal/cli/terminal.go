@@ -6,6 +6,7 @@ package cli
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,13 +74,21 @@ func (p *progress) event(e pipeline.Event) {
 	fmt.Fprintln(p.s.err, strings.TrimRight(clean(line), " "))
 }
 
+// verdictWord is what a decision says in one word.
+func verdictWord(d hallmark.Decision) string {
+	if d.Allowed() {
+		return "ALLOWED"
+	}
+	return "DENIED"
+}
+
 // decision prints a decision as a table of checks and, for a denial, what is
 // wrong and what to do about each reason.
 func (s *streams) decision(d hallmark.Decision) {
 	for _, c := range d.Checks {
 		codes := make([]string, 0, len(c.Reasons))
 		for _, r := range c.Reasons {
-			if !containsString(codes, string(r.Code)) {
+			if !slices.Contains(codes, string(r.Code)) {
 				codes = append(codes, string(r.Code))
 			}
 		}
@@ -99,13 +108,4 @@ func (s *streams) decision(d hallmark.Decision) {
 	for _, n := range d.Notes {
 		s.print("note: %s", n)
 	}
-}
-
-func containsString(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }

@@ -108,7 +108,7 @@ func prepare() (*exec.Cmd, note, error) {
 		Args: r.Argv, Env: r.Env, Dir: r.Dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if r.Self {
+	if r.Self != "" {
 		cmd.Path = SelfPath
 	} else if cmd.Path, err = lookPath(r.Argv[0], r.Env); err != nil {
 		return nil, note{}, err
@@ -160,8 +160,8 @@ func furnish(r room) (overlay bool, err error) {
 	for i, d := range r.Toolchain {
 		f.grab("t"+strconv.Itoa(i), d)
 	}
-	if r.Self {
-		f.grab("self", "/proc/self/exe")
+	if r.Self != "" {
+		f.grab("self", r.Self)
 	}
 	// The file systems made from here on belong to the program's user.
 	f.do("taking the user of the program", setEffective(insideID))
@@ -175,7 +175,7 @@ func furnish(r room) (overlay bool, err error) {
 	for i, m := range r.Mounts {
 		f.put(strconv.Itoa(i), m.Target, m.Writable)
 	}
-	if r.Self {
+	if r.Self != "" {
 		f.put("self", SelfPath, false)
 	}
 	if r.Workspace != nil {
@@ -212,9 +212,6 @@ func (f *furniture) grab(name, source string) {
 		return
 	}
 	st, err := os.Lstat(source)
-	if err == nil && strings.HasPrefix(source, "/proc/") {
-		st, err = os.Stat(source) // our own binary, by its magic link
-	}
 	if err != nil {
 		f.do("finding "+source, err)
 		return

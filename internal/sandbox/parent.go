@@ -49,7 +49,7 @@ type room struct {
 	Dir       string
 	Mounts    []Mount
 	Workspace *Workspace
-	Self      bool
+	Self      string   // path of our own binary on the host, if it is wanted inside
 	Toolchain []string // host directories seen read-only under their own names
 	Limits    Limits
 	TTY       bool
@@ -201,7 +201,14 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Self: p.spec.Self, Toolchain: toolchain(), Limits: p.spec.Limits,
+		Toolchain: toolchain(), Limits: p.spec.Limits,
+	}
+	if p.spec.Self {
+		exe, err := os.Executable()
+		if err != nil {
+			return fail("finding our own binary: %w", err)
+		}
+		r.Self = exe
 	}
 	if err := json.NewEncoder(p.specW).Encode(r); err != nil {
 		return fail("telling the sandbox what to run: %w", err)

@@ -223,7 +223,7 @@ func addResult(run *sarif.Run, f hallmark.Finding) {
 	}
 	run.AddRule(f.Rule)
 	r := run.CreateResultForRule(f.Rule).WithLevel(level).WithMessage(sarif.NewTextMessage(f.Message))
-	r.AddPartialFingerprint("hallmark/v1", f.Fingerprint)
+	r.PartialFingerprints = map[string]string{"hallmark/v1": f.Fingerprint}
 	if f.Path != "" {
 		loc := sarif.NewPhysicalLocation().WithArtifactLocation(sarif.NewSimpleArtifactLocation(f.Path))
 		if f.Line > 0 {

@@ -184,9 +184,7 @@ func (s *Signer) make(ctx context.Context, b Bundle, r Request) (Bundle, error) 
 	verifier := &rekor.Verifier{KeyDetails: pcommon.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256}
 	material := &pbundle.VerificationMaterial{}
 	pub := public(key.Public())
-	keyID := pub.Hint
 	if cert != nil {
-		keyID = ""
 		c := &pcommon.X509Certificate{RawBytes: cert.Raw}
 		verifier.Verifier = &rekor.Verifier_X509Certificate{X509Certificate: c}
 		material.Content = &pbundle.VerificationMaterial_Certificate{Certificate: c}
@@ -213,7 +211,8 @@ func (s *Signer) make(ctx context.Context, b Bundle, r Request) (Bundle, error) 
 	raw, err := protojson.Marshal(&pbundle.Bundle{
 		MediaType: "application/vnd.dev.sigstore.bundle.v0.3+json", VerificationMaterial: material,
 		Content: &pbundle.Bundle_DsseEnvelope{DsseEnvelope: &pdsse.Envelope{
-			Payload: r.Statement, PayloadType: intoto.PayloadType, Signatures: []*pdsse.Signature{{Sig: sig, Keyid: keyID}},
+			Payload: r.Statement, PayloadType: intoto.PayloadType, // No keyid: verifiers that compare it compute it in different ways.
+			Signatures: []*pdsse.Signature{{Sig: sig}},
 		}},
 	})
 	if err != nil {
