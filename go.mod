@@ -3,39 +3,41 @@ module github.com/hallmark-sc/hallmark
 go 1.26.3
 
 require (
-	github.com/CycloneDX/cyclonedx-go v0.12.0
-	github.com/cyberphone/json-canonicalization v0.0.0-20241213102144-19d51d7fe467
-	github.com/digitorus/timestamp v0.0.0-20231217203849-220c5c2851b7
-	github.com/google/certificate-transparency-go v1.3.3
-	github.com/google/go-cmp v0.7.0
-	github.com/google/osv-scalibr v0.5.3
-	github.com/hiddeco/sshsig v0.2.0
-	github.com/open-policy-agent/opa v1.20.2
-	github.com/owenrumney/go-sarif/v3 v3.3.1
-	github.com/rogpeppe/go-internal v1.16.0
-	github.com/secure-systems-lab/go-securesystemslib v0.11.1
-	github.com/securego/gosec/v2 v2.30.0
-	github.com/sigstore/fulcio v1.8.8
-	github.com/sigstore/protobuf-specs v0.5.2
-	github.com/sigstore/rekor-tiles/v2 v2.3.0
-	github.com/sigstore/sigstore v1.10.11
-	github.com/sigstore/sigstore-go v1.3.0
-	github.com/spdx/tools-golang v0.5.7
-	github.com/spf13/cobra v1.10.2
-	github.com/transparency-dev/formats v0.1.1
-	github.com/transparency-dev/merkle v0.0.2
-	github.com/transparency-dev/tessera v1.0.4
-	github.com/zricethezav/gitleaks/v8 v8.30.1
-	go.yaml.in/yaml/v3 v3.0.6
-	golang.org/x/crypto v0.58.0
-	golang.org/x/mod v0.42.0
-	golang.org/x/sync v0.24.0
-	golang.org/x/sys v0.49.0
-	golang.org/x/term v0.47.0
-	golang.org/x/tools v0.52.0
-	google.golang.org/protobuf v1.36.12
-	modernc.org/sqlite v1.61.1
+	github.com/CycloneDX/cyclonedx-go v0.12.0 // CycloneDX 1.6 documents
+	github.com/cyberphone/json-canonicalization v0.0.0-20241213102144-19d51d7fe467 // RFC 8785
+	github.com/digitorus/timestamp v0.0.0-20231217203849-220c5c2851b7 // RFC 3161 timestamps
+	github.com/google/certificate-transparency-go v1.3.3 // SCT structures
+	github.com/google/go-cmp v0.7.0 // tests: comparing structs
+	github.com/google/osv-scalibr v0.5.3 // readers of manifests, versions of each ecosystem
+	github.com/hiddeco/sshsig v0.2.0 // SSH signatures
+	github.com/open-policy-agent/opa v1.20.2 // policy evaluation
+	github.com/owenrumney/go-sarif/v3 v3.3.1 // SARIF 2.1.0
+	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript
+	github.com/secure-systems-lab/go-securesystemslib v0.11.1 // DSSE, key encryption
+	github.com/securego/gosec/v2 v2.30.0 // SAST of Go
+	github.com/sigstore/fulcio v1.8.8 // certificate extensions
+	github.com/sigstore/protobuf-specs v0.5.2 // Sigstore bundles
+	github.com/sigstore/rekor-tiles/v2 v2.3.0 // log entries, checkpoints as stock clients read them
+	github.com/sigstore/sigstore v1.10.11 // signers and verifiers
+	github.com/sigstore/sigstore-go v1.3.0 // verification of bundles, trusted roots
+	github.com/spdx/tools-golang v0.5.7 // SPDX 2.3 documents
+	github.com/spf13/cobra v1.10.2 // command line
+	github.com/transparency-dev/formats v0.1.1 // checkpoints, cosignatures
+	github.com/transparency-dev/merkle v0.0.2 // proofs
+	github.com/transparency-dev/tessera v1.0.4 // the transparency log
+	github.com/zricethezav/gitleaks/v8 v8.30.1 // secret rules
+	go.yaml.in/yaml/v3 v3.0.6 // pipeline files with lines and columns
+	golang.org/x/crypto v0.58.0 // SSH keys
+	golang.org/x/mod v0.42.0 // signed notes, go.mod
+	golang.org/x/sync v0.24.0 // errgroup
+	golang.org/x/sys v0.49.0 // namespaces, seccomp
+	golang.org/x/term v0.47.0 // is it a terminal
+	golang.org/x/tools v0.52.0 // loading Go packages for SAST
+	google.golang.org/protobuf v1.36.12 // Sigstore messages
+	modernc.org/sqlite v1.61.1 // the index, without cgo
 )
+
+require k8s.io/klog/v2 v2.140.0
 
 require (
 	cloud.google.com/go/auth/oauth2adapt v0.3.0 // indirect
@@ -216,7 +218,6 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261012220534-4341edf3f941 // indirect
 	google.golang.org/grpc v1.84.0 // indirect
 	gopkg.in/warnings.v0 v0.1.2 // indirect
-	k8s.io/klog/v2 v2.140.0 // indirect
 	modernc.org/libc v1.79.0 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect

@@ -149,20 +149,22 @@ func cmdTamperJSON(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644))
 }
 
-// tamperentry LOGDIR flips a bit in the first entry bundle of a log.
+// tamperentry LOGDIR flips a bit in every entry bundle of a log.
 func cmdTamperEntry(ts *testscript.TestScript, _ bool, args []string) {
-	var found string
 	ts.Check(filepath.WalkDir(filepath.Join(ts.MkAbs(args[0]), "tile", "entries"), func(p string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			found = p
+		if err != nil || !d.Type().IsRegular() {
+			return err
 		}
-		return err
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		b[len(b)/2] ^= 1
+		if err := os.Chmod(p, 0o644); err != nil {
+			return err
+		}
+		return os.WriteFile(p, b, 0o644)
 	}))
-	b, err := os.ReadFile(found)
-	ts.Check(err)
-	b[len(b)/2] ^= 1
-	ts.Check(os.Chmod(found, 0o644))
-	ts.Check(os.WriteFile(found, b, 0o644))
 }
 
 func cmdRootsDigest(ts *testscript.TestScript, _ bool, _ []string) {

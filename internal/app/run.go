@@ -81,10 +81,10 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 		return pc, nil, err
 	}
 	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
-	done = func() error { return errors.Join(signer.close(), removeAll(work)) }
+	cleanup := func() error { return errors.Join(signer.close(), removeAll(work)) }
 	defer func() {
 		if err != nil {
-			done()
+			cleanup()
 		}
 	}()
 	repo, uri, err := openRepository(ctx, cfg, work)
@@ -124,7 +124,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err := os.MkdirAll(h.Deps(), 0o755); err != nil {
 		return pc, nil, hallmark.Errorf(hallmark.KindInvalid, "making the dependency directory: %w", err)
 	}
-	return pc, done, nil
+	return pc, cleanup, nil
 }
 
 func openRepository(ctx context.Context, cfg RunConfig, work string) (*gitcli.Repository, string, error) {

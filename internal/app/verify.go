@@ -272,7 +272,11 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if !slices.ContainsFunc(subjects, func(a hallmark.Artifact) bool { return a.Digest == res.Artifact.Digest }) {
 		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeNoEvidenceForArtifact, "no provenance names %s", res.Artifact.Digest)
 	}
-	return ev.verifier.VSA(vsa, verify.VSAExpectation{Artifact: res.Artifact.Digest, ResourceURI: orOwn(cfg.ResourceURI, summary.ResourceURI), Levels: cfg.Levels})
+	levels := cfg.Levels
+	if len(levels) == 0 {
+		levels = []string{"SLSA_BUILD_LEVEL_1"} // the least that any allowed build reaches
+	}
+	return ev.verifier.VSA(vsa, verify.VSAExpectation{Artifact: res.Artifact.Digest, ResourceURI: orOwn(cfg.ResourceURI, summary.ResourceURI), Levels: levels})
 }
 
 func orOwn(a, b string) string {
