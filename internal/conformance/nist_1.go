@@ -342,7 +342,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-12", "AT-17"},
 			Rule:     "policy: every statement is bound to the revision and the artifact (REVISION_MISMATCH, SUBJECT_MISMATCH), and each predicate type is taken from its own signer only (SIGNER_NOT_AUTHORIZED_FOR_PREDICATE)",
 			Evidence: []Selector{source(), build(), materials(), artifacts(), provenance()},
-			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/drill"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/attack-build"},
 			Limit:    "by stage (source, dependencies, build, artifacts): commands within one build share a workspace, and what passes between them is not recorded",
 		},
 		{
@@ -397,7 +397,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-08", "AT-11"},
 			Rule:     "sandbox: namespaces, no capabilities, no-new-privileges, read-only root, no devices, seccomp, limits on CPU, memory, processes and time; SANDBOX_UNAVAILABLE refuses to build without it",
 			Evidence: []Selector{isolated(), build()},
-			Tests:    []string{"script/run-allowed", "script/drill"},
+			Tests:    []string{"script/run-allowed", "script/attack-build"},
 			Limit:    "hardens where steps and scanners run, not the machine under it",
 		},
 		{
@@ -436,7 +436,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "control plane and sandbox are separate processes: steps run without keys, sockets, sight of the host or of its processes",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/attack-build"},
 		},
 		{
 			ID:      "N046",

@@ -61,7 +61,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-08"},
 			Rule:     "the environment statement names the isolation that was in force, as the control plane set it up; BUILD_NOT_ISOLATED",
 			Evidence: []Selector{isolated(), provenance()},
-			Tests:    []string{"script/run-allowed", "script/drill"},
+			Tests:    []string{"script/run-allowed", "script/attack-build"},
 		},
 		{
 			ID:      "N057",
@@ -81,7 +81,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "only the control plane holds signing keys, and writes every field of what it signs",
 			Evidence: []Selector{environment(), provenance(), decision()},
-			Tests:    []string{"script/drill", "script/run-allowed"},
+			Tests:    []string{"script/attack-build", "script/run-allowed"},
 			Limit:    "never satisfied by a local builder, whose keys belong to the developer who runs it",
 			Hosted:   true,
 		},
@@ -94,7 +94,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "evidence is written outside the sandbox by a process that steps can neither see nor reach",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/attack-build"},
 		},
 		{
 			ID:       "N060",
@@ -105,7 +105,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-12"},
 			Rule:     "steps see a private read-only copy of the commit; SOURCE_CHANGED_DURING_BUILD stops the run before anything is signed",
 			Evidence: []Selector{build(), materials(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/attack-build"},
 			Limit:    "source and dependencies; intermediate files inside the workspace are not watched",
 		},
 		{
@@ -346,7 +346,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-16"},
 			Rule:     "the signer takes provenance only with a permit bound to the digest of the statement, given after the build policy passed; a failed build has no provenance",
 			Evidence: []Selector{build(), provenance(), decision()},
-			Tests:    []string{"script/run-test-fails", "script/run-egress", "script/drill"},
+			Tests:    []string{"script/run-test-fails", "script/run-egress", "script/attack-build"},
 			Limit:    "the build policy does not name tools and requesters yet (N052, N053)",
 		},
 		{

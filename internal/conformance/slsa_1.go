@@ -75,7 +75,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-19"},
 			Rule:     "keys are files with mode 0600 that only the control plane reads; uses are in the transparency log",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/drill", "script/init"},
+			Tests:    []string{"script/attack-build", "script/init"},
 			Limit:    "never satisfied by a local builder, whose user can read the key",
 			Hosted:   true,
 		},
@@ -89,7 +89,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "every field is written by the control plane from what it observed; steps write artifacts only",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/attack-build"},
 		},
 		{
 			ID:       "B08",
@@ -137,7 +137,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "steps run without keys, as another user in namespaces of their own, with a clean environment and no sockets",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/attack-build"},
 		},
 		{
 			ID:       "B12",
@@ -149,7 +149,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "provenance is made from the commit, the pipeline file and digests that the control plane computed; a forged one in the workspace is a file like any other",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/attack-build"},
 		},
 		{
 			ID:      "B13",
@@ -181,7 +181,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "no platform secret is mounted, passed or reachable",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/attack-build"},
 		},
 		{
 			ID:      "B16",
