@@ -69,7 +69,6 @@ func newKillLab(t *testing.T) *killLab {
 	lab := &killLab{t: t, work: work, bin: filepath.Join(work, "hallmark")}
 	// A plain build, not the test binary: this is what users run.
 	build := exec.Command("go", "build", "-o", lab.bin, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}

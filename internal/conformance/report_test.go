@@ -104,9 +104,7 @@ func TestSpecification(t *testing.T) {
 		t.Errorf("SP 800-204D rows differ from the specification (-want +got):\n%s", diff)
 	}
 	want, got = nil, nil
-	for _, c := range specRows(t, "slsa-1.2.tsv") {
-		want = append(want, c)
-	}
+	want = append(want, specRows(t, "slsa-1.2.tsv")...)
 	for _, r := range Requirements(SLSA12) {
 		got = append(got, []string{r.ID, r.Section, r.Who, r.Force, r.Text, strings.Join(r.Attacks, ", ")})
 	}

@@ -186,6 +186,7 @@ func (d *detector) object(o Object) ([]hallmark.Finding, []string) {
 	var out []hallmark.Finding
 	var missed []string
 	scanText := func(text, path string) {
+		//lint:ignore SA1019 the type that replaces it comes with the next major version
 		for _, f := range d.d.DetectContext(context.Background(), detect.Fragment{Raw: text, FilePath: path}) {
 			out = append(out, d.finding(o, path, f))
 		}
