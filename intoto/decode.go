@@ -4,17 +4,21 @@
 package intoto
 
 import (
-	"bytes"
 	"encoding/json"
+	"reflect"
 
 	"github.com/hallmark-sc/hallmark"
 )
 
 // DecodePredicate reads the predicate of s into T. Unknown fields are ignored,
-// as in-toto asks; use ParseProvenance for provenance, whose external
-// parameters are the exception.
+// as in-toto asks, but a field that differs from a known one in case only is
+// refused. Use ParseProvenance for provenance, whose external parameters
+// admit no unknown field.
 func DecodePredicate[T any](s Statement) (T, error) {
 	var t T
+	if err := exactCase(s.Predicate, reflect.TypeFor[T]()); err != nil {
+		return t, malformed("reading predicate %.100s: %w", s.PredicateType, err)
+	}
 	if err := json.Unmarshal(s.Predicate, &t); err != nil {
 		return *new(T), malformed("reading predicate %.100s: %w", s.PredicateType, err)
 	}
@@ -49,15 +53,7 @@ func ParseProvenance(s Statement) (Provenance, error) {
 			return Provenance{}, err
 		}
 	}
-	// Decoded again from the exact keys: at a higher level encoding/json would
-	// also have taken "ExternalParameters".
-	var ext ExternalParameters
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&ext); err != nil {
-		return Provenance{}, unexpected("reading external parameters: %w", err)
-	}
-	p.BuildDefinition.ExternalParameters = ext
+	ext := p.BuildDefinition.ExternalParameters
 	switch {
 	case p.BuildDefinition.BuildType == "":
 		return Provenance{}, malformed("provenance without buildType")
@@ -69,36 +65,18 @@ func ParseProvenance(s Statement) (Provenance, error) {
 	return p, nil
 }
 
-// externalParameters finds the one object under exactly these names.
+// externalParameters returns the one object under these names; that no other
+// spelling of them occurs, DecodePredicate has checked.
 func externalParameters(predicate json.RawMessage) (json.RawMessage, error) {
-	var p, def map[string]json.RawMessage
+	var p struct {
+		BuildDefinition struct {
+			ExternalParameters json.RawMessage `json:"externalParameters"`
+		} `json:"buildDefinition"`
+	}
 	if err := json.Unmarshal(predicate, &p); err != nil {
 		return nil, malformed("reading provenance: %w", err)
 	}
-	if err := foldedKeys(p, "buildDefinition", "runDetails"); err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(p["buildDefinition"], &def); err != nil {
-		return nil, malformed("reading build definition: %w", err)
-	}
-	if err := foldedKeys(def, "buildType", "externalParameters", "internalParameters", "resolvedDependencies"); err != nil {
-		return nil, err
-	}
-	var run map[string]json.RawMessage
-	if err := json.Unmarshal(p["runDetails"], &run); err != nil {
-		return nil, malformed("reading run details: %w", err)
-	}
-	if err := foldedKeys(run, "builder", "metadata", "byproducts"); err != nil {
-		return nil, err
-	}
-	var builder map[string]json.RawMessage
-	if err := json.Unmarshal(run["builder"], &builder); err != nil {
-		return nil, malformed("reading builder: %w", err)
-	}
-	if err := foldedKeys(builder, "id", "version"); err != nil {
-		return nil, err
-	}
-	return def["externalParameters"], nil
+	return p.BuildDefinition.ExternalParameters, nil
 }
 
 // CheckOf returns the check record that the predicate of s carries, or nil if
@@ -115,6 +93,9 @@ func CheckOf(s Statement) (*hallmark.CheckRecord, error) {
 	// A record that says nothing about its outcome would leave the zero value,
 	// which every reader must treat as not passed; a wrong name is an error.
 	var c hallmark.CheckRecord
+	if err := exactCase(raw, reflect.TypeFor[hallmark.CheckRecord]()); err != nil {
+		return nil, malformed("reading check record of %.100s: %w", s.PredicateType, err)
+	}
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return nil, malformed("reading check record of %.100s: %w", s.PredicateType, err)
 	}

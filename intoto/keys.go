@@ -5,6 +5,7 @@ package intoto
 
 import (
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -36,6 +37,67 @@ func foldedKeys(fields map[string]json.RawMessage, known ...string) error {
 		}
 	}
 	return nil
+}
+
+// exactCase refuses, at any depth, keys that encoding/json would read as a field
+// of t although they differ from its name in case. Keys of maps and of what t
+// does not name are free.
+func exactCase(raw json.RawMessage, t reflect.Type) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return nil // decodes itself; RawMessage and time.Time
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		return exactCaseStruct(raw, t)
+	case reflect.Map:
+		var values map[string]json.RawMessage
+		if t.Elem().Kind() == reflect.Interface || t.Elem().Kind() == reflect.String || json.Unmarshal(raw, &values) != nil {
+			return nil // nothing to confuse, or not an object, which the decoder refuses
+		}
+		for _, v := range values {
+			if err := exactCase(v, t.Elem()); err != nil {
+				return err
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		var values []json.RawMessage
+		if t.Elem().Kind() == reflect.Interface || t.Elem().Kind() == reflect.String || json.Unmarshal(raw, &values) != nil {
+			return nil
+		}
+		for _, v := range values {
+			if err := exactCase(v, t.Elem()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func exactCaseStruct(raw json.RawMessage, t reflect.Type) error {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(raw, &fields) != nil {
+		return nil // the decoder refuses it
+	}
+	var names []string
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" {
+			name = f.Name
+		}
+		if name == "-" || !f.IsExported() {
+			continue
+		}
+		names = append(names, name)
+		if v, ok := fields[name]; ok {
+			if err := exactCase(v, f.Type); err != nil {
+				return err
+			}
+		}
+	}
+	return foldedKeys(fields, names...)
 }
 
 func unexpected(format string, args ...any) error {

@@ -123,7 +123,11 @@ func (pp *policyParser) witness(f []string) error {
 
 // keyMaterial is the key of a verifier key without its algorithm byte.
 func keyMaterial(vkey string) string {
-	b, err := base64.StdEncoding.DecodeString(vkey[strings.LastIndex(vkey, "+")+1:])
+	parts := strings.SplitN(vkey, "+", 3) // base64 may hold a further "+"
+	if len(parts) != 3 {
+		return ""
+	}
+	b, err := base64.StdEncoding.DecodeString(parts[2])
 	if err != nil || len(b) < 2 {
 		return ""
 	}

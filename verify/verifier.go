@@ -52,8 +52,7 @@ type trustedLog struct {
 	id       []byte
 }
 
-// signer is an entry of the roots, ready for use. roots is nil for a policy key
-// that the roots list no signer for.
+// signer is an entry of the roots, ready for use.
 type signer struct {
 	Signer
 	key    *ecdsa.PublicKey // nil for a certificate identity
@@ -242,6 +241,10 @@ func (v *Verifier) Verify(raw []byte) (Statement, error) {
 	if err := o.checkSignature(key); err != nil {
 		return Statement{}, err
 	}
+	st, err := intoto.Parse(o.payload)
+	if err != nil {
+		return Statement{}, refusal(err, hallmark.CodeEvidenceMalformed)
+	}
 	cp, index, err := v.checkLog(o)
 	if err != nil {
 		return Statement{}, err
@@ -249,10 +252,6 @@ func (v *Verifier) Verify(raw []byte) (Statement, error) {
 	signedAt, err := v.finalWord(o, who)
 	if err != nil {
 		return Statement{}, err
-	}
-	st, err := intoto.Parse(o.payload)
-	if err != nil {
-		return Statement{}, refusal(err, hallmark.CodeEvidenceMalformed)
 	}
 	s := Statement{payload: o.payload, predicate: st.PredicateType, digest: hallmark.DigestOf(o.pae), bundle: hallmark.DigestOf(raw),
 		signer: who.Name, hint: o.hint, signedAt: signedAt, logIndex: index, checkpoint: cp}
@@ -369,10 +368,10 @@ func (v *Verifier) authorize(st intoto.Statement, who *signer, s *Statement) err
 				return denied(hallmark.CodeSignerNotAuthorized, "signer %s may not sign %.200s", who.Name, st.PredicateType)
 			}
 		}
-		if v.policyHints[s.hint] || st.PredicateType != intoto.PredicatePolicy {
-			return denied(hallmark.CodePredicateType, "predicate type %.200s: no signer of the pinned roots may sign it", st.PredicateType)
+		if st.PredicateType == intoto.PredicatePolicy {
+			return denied(hallmark.CodeSignerNotAuthorized, "signer %s may not sign %.200s", who.Name, st.PredicateType)
 		}
-		return denied(hallmark.CodeSignerNotAuthorized, "signer %s may not sign %.200s", who.Name, st.PredicateType)
+		return denied(hallmark.CodePredicateType, "predicate type %.200s: no signer of the pinned roots may sign it", st.PredicateType)
 	}
 	switch st.PredicateType {
 	case intoto.PredicateProvenance:
