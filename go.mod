@@ -37,7 +37,10 @@ require (
 	modernc.org/sqlite v1.61.1 // the index, without cgo
 )
 
-require k8s.io/klog/v2 v2.140.0
+require (
+	github.com/in-toto/attestation v1.2.0 // tests: the published statement types
+	k8s.io/klog/v2 v2.140.0 // silencing the log library
+)
 
 require (
 	cloud.google.com/go/auth/oauth2adapt v0.3.0 // indirect
@@ -127,7 +130,6 @@ require (
 	github.com/hashicorp/go-version v1.7.0 // indirect
 	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
 	github.com/huandu/xstrings v1.5.0 // indirect
-	github.com/in-toto/attestation v1.2.0 // indirect
 	github.com/in-toto/in-toto-golang v0.11.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/jbenet/go-context v0.0.0-20150711004518-d14ea06fba99 // indirect
