@@ -1,0 +1,136 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package build
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+const good = `apiVersion: hallmark/v1
+kind: Pipeline
+build:
+  steps:
+    - run: make
+    - name: test
+      run: make test
+  artifacts: [out/hello]
+`
+
+func TestParsePipeline(t *testing.T) {
+	p, err := ParsePipeline("p.yaml", []byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Steps) != 2 || p.Steps[0].Test() || !p.Steps[1].Test() || p.Artifacts[0] != "out/hello" {
+		t.Errorf("parsed %+v", p)
+	}
+}
+
+// TestParsePipelineRefuses names file, line and column of each mistake.
+func TestParsePipelineRefuses(t *testing.T) {
+	edit := func(from, to string) string { return strings.Replace(good, from, to, 1) }
+	for name, c := range map[string]struct {
+		text, at string
+		code     hallmark.Code
+	}{
+		"unknown key":    {edit("kind: Pipeline", "kind: Pipeline\nmore: 1"), "p.yaml:3:1", hallmark.CodePipelineInvalid},
+		"doubled key":    {edit("    - run: make\n", "    - run: make\n      run: make\n"), "p.yaml:6:7", hallmark.CodePipelineInvalid},
+		"wrong type":     {edit("run: make\n", "run: 5\n"), "p.yaml:5:12", hallmark.CodePipelineInvalid},
+		"no steps":       {edit("  steps:\n    - run: make\n    - name: test\n      run: make test\n", "  steps: []\n"), "p.yaml:4:10", hallmark.CodePipelineInvalid},
+		"leaves":         {edit("out/hello", "../hello"), "p.yaml:8:15", hallmark.CodePipelineInvalid},
+		"absolute":       {edit("out/hello", "/etc/passwd"), "p.yaml:8:15", hallmark.CodePipelineInvalid},
+		"reserved":       {edit("out/hello", "out/evidence.jsonl"), "p.yaml:8:15", hallmark.CodePipelineArtifactName},
+		"reserved case":  {edit("out/hello", "out/VERIFY.txt"), "p.yaml:8:15", hallmark.CodePipelineArtifactName},
+		"bundle name":    {edit("out/hello", "out/hello.sigstore.json"), "p.yaml:8:15", hallmark.CodePipelineArtifactName},
+		"doubled name":   {edit("[out/hello]", "[out/hello, b/hello]"), "p.yaml:8:26", hallmark.CodePipelineArtifactName},
+		"network":        {edit("build:\n", "build:\n  network: packages\n"), "p.yaml:4:12", hallmark.CodeNetworkUnavailable},
+		"interpolation":  {edit("run: make\n", "run: echo ${{ branch }}\n"), "p.yaml:5:12", hallmark.CodePipelineInvalid},
+		"anchor":         {edit("build:\n", "build: &x\n"), "p.yaml:3:8", hallmark.CodePipelineInvalid},
+		"two documents":  {good + "---\na: 1\n", "p.yaml", hallmark.CodePipelineInvalid},
+		"empty":          {"", "p.yaml", hallmark.CodePipelineInvalid},
+		"preload":        {edit("      run: make test\n", "      run: make test\n      env: {LD_PRELOAD: x}\n"), "p.yaml:8:12", hallmark.CodePipelineInvalid},
+		"not a duration": {edit("      run: make test\n", "      run: make test\n      timeout: soon\n"), "p.yaml:8:16", hallmark.CodePipelineInvalid},
+	} {
+		_, err := ParsePipeline("p.yaml", []byte(c.text))
+		if err == nil || hallmark.CodeOf(err) != c.code || !strings.HasPrefix(err.Error(), c.at) {
+			t.Errorf("%s: %v (%s), want %s at %s", name, err, hallmark.CodeOf(err), c.code, c.at)
+		}
+	}
+}
+
+func FuzzParsePipeline(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("- \x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := ParsePipeline("p.yaml", b)
+		if err == nil && (len(p.Steps) == 0 || len(p.Artifacts) == 0) {
+			t.Errorf("accepted a pipeline without steps or artifacts")
+		}
+	})
+}
+
+// TestCollectRefuses takes regular files with one name, and nothing else.
+func TestCollectRefuses(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("good")
+	write("twice")
+	if err := os.Link(filepath.Join(dir, "twice"), filepath.Join(dir, "again")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(dir, "etc")); err != nil {
+		t.Fatal(err)
+	}
+	out, reasons := Collect(dir, []string{"good"})
+	if len(reasons) > 0 || len(out) != 1 || string(out[0].Data) != "good" || out[0].Mode != 0o755 {
+		t.Errorf("collected %+v, %+v", out, reasons)
+	}
+	for name, code := range map[string]hallmark.Code{
+		"link": hallmark.CodePipelineArtifactName, "twice": hallmark.CodePipelineArtifactName, "etc/passwd": hallmark.CodePipelineArtifactName,
+		"none": hallmark.CodePipelineArtifact, ".": hallmark.CodePipelineArtifactName,
+	} {
+		if out, reasons := Collect(dir, []string{name}); len(out) > 0 || len(reasons) != 1 || reasons[0].Code != code {
+			t.Errorf("%s: %+v, %+v", name, out, reasons)
+		}
+	}
+}
+
+// TestAuthorize: every fact that speaks against a build denies on its own.
+func TestAuthorize(t *testing.T) {
+	p := Policy{Builders: []string{"b"}, Guarantees: []string{"no-network"}}
+	base := Facts{BuilderID: "b", Steps: []StepResult{{}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
+	if d := Authorize(p, base); !d.Allowed() {
+		t.Fatalf("a good build: %+v", d)
+	}
+	for name, change := range map[string]func(*Facts){
+		"builder":   func(f *Facts) { f.BuilderID = "other" },
+		"guarantee": func(f *Facts) { f.Guarantees = []Guarantee{{Name: "no-network"}} },
+		"absent":    func(f *Facts) { f.Guarantees = nil },
+		"changed":   func(f *Facts) { f.SourceChanged = true },
+		"artifact":  func(f *Facts) { f.Artifacts = 0 },
+		"steps":     func(f *Facts) { f.Steps = nil },
+		"failed":    func(f *Facts) { f.Steps = []StepResult{{Report: CommandReport{ExitCode: 1}}} },
+		"egress":    func(f *Facts) { f.Steps = []StepResult{{Report: CommandReport{Egress: []Egress{{Address: "x"}}}}} },
+		"reasons":   func(f *Facts) { f.Reasons = []hallmark.Reason{{Code: "X"}} },
+	} {
+		f := base
+		change(&f)
+		if d := Authorize(p, f); d.Allowed() || len(d.Reasons) == 0 {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+}
