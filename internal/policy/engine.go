@@ -65,7 +65,18 @@ func New(p verify.Policy) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{policy: p, doc: doc}
+	e, err := compile(doc)
+	if err != nil {
+		return nil, err
+	}
+	e.policy = p
+	return e, nil
+}
+
+// compile prepares the rules of a document.
+func compile(doc Document) (*Engine, error) {
+	e := &Engine{doc: doc}
+	var err error
 	if e.params, err = doc.Typed(); err != nil {
 		return nil, err
 	}
