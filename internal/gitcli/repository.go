@@ -55,7 +55,9 @@ func (r *Repository) git(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 func command(ctx context.Context, args ...string) *exec.Cmd {
-	fixed := []string{"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never", "-c", "gc.auto=0",
+	// The caches of an object store (commit-graph, multi-pack-index) repeat what
+	// the objects say, and nothing vouches for them: one that lies hides history.
+	fixed := []string{"-c", "core.commitGraph=false", "-c", "core.multiPackIndex=false", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never", "-c", "gc.auto=0",
 		"-c", "core.attributesFile=/dev/null", "-c", "core.excludesFile=/dev/null", "-c", "safe.directory=*"}
 	cmd := exec.CommandContext(ctx, "git", append(fixed, args...)...)
 	cmd.Env = env()
@@ -274,7 +276,7 @@ func (r *Repository) refs() (map[string]string, error) {
 
 // peel follows annotated tags to a commit.
 func (r *Repository) peel(id, ref string) (string, string, error) {
-	for range 5 {
+	for range maxTagDepth {
 		typ, body, err := r.Object(context.Background(), id)
 		if err != nil {
 			return "", "", hallmark.Coded(hallmark.KindNotFound, hallmark.CodeSourceRevisionUnknown, "there is no object %s in %s", id, r.cfg.Repo)
@@ -282,9 +284,8 @@ func (r *Repository) peel(id, ref string) (string, string, error) {
 		if typ == "commit" {
 			return id, ref, nil
 		}
-		to, ok := strings.CutPrefix(string(body), "object ")
-		to, _, _ = strings.Cut(to, "\n")
-		if typ != "tag" || !ok || !objectName.MatchString(to) {
+		to, ok := tagTarget(Object{Type: typ, Data: body})
+		if !ok {
 			return "", "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceRevisionUnknown, "object %s is a %s, not a commit", id, typ)
 		}
 		id = to
@@ -321,7 +322,9 @@ func (r *Repository) Incomplete() string {
 
 // Dirty lists paths of the work tree that differ from the commit, ignored files
 // aside. It runs on the copy with an index of its own, so that no filter or
-// attribute of the repository's configuration is applied.
+// attribute of the repository's configuration is applied. Submodules are left
+// out: git would look into each with the submodule's own configuration, whose
+// filters are programs.
 func (r *Repository) Dirty(ctx context.Context, commit string) ([]string, error) {
 	if r.work == "" {
 		return nil, nil
@@ -336,7 +339,7 @@ func (r *Repository) Dirty(ctx context.Context, commit string) ([]string, error)
 	if _, err := output(with("read-tree", commit)); err != nil {
 		return nil, fmt.Errorf("reading the tree of %s: %w", commit, err)
 	}
-	out, err := output(with("-c", "core.autocrlf=false", "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames"))
+	out, err := output(with("-c", "core.autocrlf=false", "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=all"))
 	if err != nil {
 		return nil, fmt.Errorf("comparing the work tree: %w", err)
 	}
@@ -368,7 +371,72 @@ func (r *Repository) reachable(ctx context.Context, commit string) (ids []string
 		ids = append(ids, id)
 		paths[id] = path
 	}
+	if err := r.addTags(ctx, &ids, paths); err != nil {
+		return nil, nil, err
+	}
 	return ids, paths, nil
+}
+
+// addTags adds the annotated tags, nested ones too, of commits that are listed:
+// their messages belong to the history.
+func (r *Repository) addTags(ctx context.Context, ids *[]string, paths map[string]string) error {
+	refs, err := r.refs()
+	if err != nil {
+		return err
+	}
+	names := map[string]string{} // object that may be a tag -> ref
+	for ref, id := range refs {
+		if _, listed := paths[id]; strings.HasPrefix(ref, "refs/tags/") && !listed {
+			names[id] = ref
+		}
+	}
+	target := map[string]string{}
+	for range maxTagDepth {
+		var ask []string
+		for _, id := range sortedKeys(names) {
+			if _, known := target[id]; !known {
+				ask = append(ask, id)
+			}
+		}
+		if len(ask) == 0 {
+			break
+		}
+		err := r.batch(ctx, ask, func(o Object) error {
+			target[o.ID] = ""
+			if to, ok := tagTarget(o); ok {
+				target[o.ID] = to
+				if _, listed := paths[to]; !listed {
+					names[to] = names[o.ID]
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("reading tags: %w", err)
+		}
+	}
+	for _, id := range sortedKeys(target) {
+		at := id
+		for range maxTagDepth {
+			at = target[at]
+			if _, listed := paths[at]; listed {
+				*ids = append(*ids, id)
+				paths[id] = names[id]
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// maxTagDepth bounds tags of tags.
+const maxTagDepth = 5
+
+// tagTarget returns the object that an annotated tag names.
+func tagTarget(o Object) (string, bool) {
+	to, ok := strings.CutPrefix(string(o.Data), "object ")
+	to, _, _ = strings.Cut(to, "\n")
+	return to, ok && o.Type == "tag" && objectName.MatchString(to)
 }
 
 // Commits counts the commits reachable from one.
@@ -386,7 +454,8 @@ type Object struct {
 	Data           []byte
 }
 
-// Each calls fn for every object reachable from a commit, trees aside. A missing
+// Each calls fn for every object reachable from a commit, trees aside, and for
+// the annotated tags of those commits. A missing
 // object is an error: nothing is left out in silence.
 func (r *Repository) Each(ctx context.Context, commit string, fn func(Object) error) error {
 	ids, paths, err := r.reachable(ctx, commit)

@@ -75,7 +75,13 @@ func parseLine(line string) (allowed, error) {
 		if err != nil {
 			return l, err
 		}
+		seen := map[string]bool{}
 		for _, o := range options {
+			name, _, _ := strings.Cut(strings.ToLower(o), "=")
+			if seen[name] {
+				return l, fmt.Errorf("option %.60q is given twice", name)
+			}
+			seen[name] = true
 			if err := l.option(o); err != nil {
 				return l, err
 			}
@@ -128,7 +134,12 @@ func cutOptions(s string) (options []string, rest string, err error) {
 
 func (l *allowed) option(o string) error {
 	name, value, _ := strings.Cut(o, "=")
-	value = strings.Trim(value, `"`)
+	if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1]
+	}
+	if strings.ContainsAny(value, "\"\\") {
+		return fmt.Errorf("option %.60q: quotation marks or backslashes inside the value", name)
+	}
 	switch strings.ToLower(name) {
 	case "namespaces":
 		l.namespaces = strings.Split(value, ",")
@@ -155,14 +166,19 @@ func (l *allowed) option(o string) error {
 	return fmt.Errorf("unknown option %.60q", o)
 }
 
+// parseTime wants the Z of UTC: OpenSSH reads a time without it in the zone of
+// the machine, and then the same list would mean different things in two places.
 func parseTime(s string) (time.Time, error) {
-	s = strings.TrimSuffix(s, "Z")
+	s, ok := strings.CutSuffix(s, "Z")
+	if !ok {
+		return time.Time{}, fmt.Errorf("time %.40q: end it with Z (UTC)", s)
+	}
 	for _, layout := range []string{"20060102", "200601021504", "20060102150405"} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("time %.40q: want YYYYMMDD[HHMM[SS]]", s)
+	return time.Time{}, fmt.Errorf("time %.40q: want YYYYMMDD[HHMM[SS]]Z", s)
 }
 
 func strong(k ssh.PublicKey) error {
@@ -197,7 +213,7 @@ func (a *AllowedSigners) Names() []string {
 // returns every principal whose key it is, as of the given time. The error wraps
 // ErrMalformed, ErrInvalid or ErrNotAllowed.
 func (a *AllowedSigners) VerifySSH(armored, data []byte, at time.Time) ([]hallmark.Principal, error) {
-	sig, err := sshsig.Unarmor(armored)
+	sig, err := unarmor(armored)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
@@ -206,6 +222,9 @@ func (a *AllowedSigners) VerifySSH(armored, data []byte, at time.Time) ([]hallma
 	}
 	if err := sshsig.Verify(bytes.NewReader(data), sig, sig.PublicKey, sig.HashAlgorithm, "git"); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if strings.HasPrefix(sig.PublicKey.Type(), "sk-") && (len(sig.Signature.Rest) != 5 || sig.Signature.Rest[0]&userPresent == 0) {
+		return nil, fmt.Errorf("%w: the security key was not touched", ErrInvalid)
 	}
 	print := ssh.FingerprintSHA256(sig.PublicKey)
 	var out []hallmark.Principal
@@ -229,4 +248,31 @@ func (a *AllowedSigners) VerifySSH(armored, data []byte, at time.Time) ([]hallma
 		return nil, fmt.Errorf("%w: %s: %s", ErrNotAllowed, print, why)
 	}
 	return out, nil
+}
+
+// userPresent is the flag of a security key's signature that says it was touched.
+const userPresent = 0x01
+
+// unarmor reads one armored signature with nothing before, after or inside it
+// that the signature does not cover, in the encoding a signer writes.
+func unarmor(armored []byte) (*sshsig.Signature, error) {
+	const begin, end = "-----BEGIN " + sshsig.PEMType + "-----\n", "-----END " + sshsig.PEMType + "-----\n"
+	text, ok := strings.CutPrefix(string(armored), begin)
+	text, ok2 := strings.CutSuffix(text, end)
+	if !ok || !ok2 {
+		return nil, errors.New("it is not armored, or something stands beside it")
+	}
+	// Line lengths differ between writers; nothing else may.
+	blob, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("decoding the armor: %w", err)
+	}
+	sig, err := sshsig.ParseSignature(blob)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(sig.Marshal(), blob) {
+		return nil, errors.New("its encoding is not canonical")
+	}
+	return sig, nil
 }

@@ -82,6 +82,25 @@ func Check(ctx context.Context, cfg Config, rev string) (intoto.SourceProvenance
 	return p, nil
 }
 
+// verify wants the signature to be good for the time the commit claims and for
+// now. The claim alone is the signer's own word: whoever holds a withdrawn key
+// would only have to date the commit back.
+func verify(cfg Config, c Commit) Verdict {
+	then := cfg.Verify(c.Signature, c.Signed, c.When)
+	if then.Code != "" {
+		return then
+	}
+	v := cfg.Verify(c.Signature, c.Signed, cfg.Clock())
+	if v.Code != "" {
+		return v
+	}
+	v.Principals = slices.DeleteFunc(slices.Clone(v.Principals), func(p hallmark.Principal) bool { return !slices.Contains(then.Principals, p) })
+	if len(v.Principals) == 0 {
+		return Verdict{Code: hallmark.CodeSourceSignerNotAllowed, Message: "nobody's key was allowed both when the commit says it was made and now"}
+	}
+	return v
+}
+
 func judge(ctx context.Context, cfg Config, c Commit, commit string, p *intoto.SourceProvenance, rec *hallmark.CheckRecord) {
 	end := func(o hallmark.Outcome, code hallmark.Code, fix, format string, args ...any) {
 		rec.Outcome = o
@@ -107,7 +126,7 @@ func judge(ctx context.Context, cfg Config, c Commit, commit string, p *intoto.S
 		end(hallmark.Fail, hallmark.CodeSourceSignatureFormat, sign, "commit %s has a signature that is not an SSH signature", commit)
 		return
 	}
-	v := cfg.Verify(c.Signature, c.Signed, c.When)
+	v := verify(cfg, c)
 	if v.Code != "" {
 		end(hallmark.Fail, v.Code, sign, "commit %s: %s", commit, v.Message)
 		return

@@ -9,9 +9,12 @@ package source
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -25,6 +28,13 @@ type Commit struct {
 	When      time.Time // the committer's claim
 	Signature []byte    // armored; nil when unsigned
 	Signed    []byte    // the bytes the signature is over
+}
+
+// headerOrder is the order of the headers that every commit has; others follow.
+var headerOrder = []string{"tree", "parent", "author", "committer"}
+
+func isObjectName(s string) bool {
+	return (len(s) == 40 || len(s) == 64) && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 func malformed(format string, args ...any) error {
@@ -43,6 +53,7 @@ func ParseCommit(raw []byte) (Commit, error) {
 		return c, malformed("it has no end of headers")
 	}
 	seen := map[string]bool{}
+	last := 0
 	rest := head
 	offset := 0
 	for len(rest) > 0 {
@@ -63,6 +74,14 @@ func ParseCommit(raw []byte) (Commit, error) {
 			return c, malformed("header %s stands twice", name)
 		}
 		seen[name] = true
+		place := slices.Index(headerOrder, name)
+		if place < 0 {
+			place = len(headerOrder)
+		}
+		if place < last {
+			return c, malformed("header %s is out of place", name)
+		}
+		last = place
 		if err := c.header(name, text, raw, offset, size); err != nil {
 			return c, err
 		}
@@ -80,13 +99,27 @@ func ParseCommit(raw []byte) (Commit, error) {
 
 func (c *Commit) header(name, text string, raw []byte, offset, size int) error {
 	switch name {
-	case "tree":
-		c.Tree = text
-	case "parent":
-		c.Parents = append(c.Parents, text)
-	case "author":
-		c.Author = text
-	case "committer":
+	case "tree", "parent":
+		if !isObjectName(text) {
+			return malformed("%s %.80q is no object name", name, text)
+		}
+		if name == "tree" {
+			c.Tree = text
+		} else {
+			c.Parents = append(c.Parents, text)
+		}
+	case "author", "committer":
+		// With a second pair of brackets git and others disagree on the address.
+		if strings.Count(text, "<") != 1 || strings.Count(text, ">") != 1 || strings.IndexByte(text, '<') > strings.IndexByte(text, '>') {
+			return malformed("%s %.120q: want one NAME <ADDRESS>", name, text)
+		}
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			return malformed("%s %.120q is not printable UTF-8", name, text)
+		}
+		if name == "author" {
+			c.Author = text
+			break
+		}
 		c.Committer = text
 		f := strings.Fields(text[strings.LastIndexByte(text, '>')+1:])
 		if len(f) < 1 {
