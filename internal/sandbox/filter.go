@@ -22,7 +22,7 @@ func refused() []uint32 {
 		unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_NAME_TO_HANDLE_AT,
 		unix.SYS_FANOTIFY_INIT, unix.SYS_FANOTIFY_MARK, unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD, unix.SYS_REBOOT,
 		unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_SWAPON, unix.SYS_SWAPOFF,
-		unix.SYS_SYSLOG, unix.SYS_ACCT, unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD, unix.SYS_IOPL, unix.SYS_IOPERM,
+		unix.SYS_SYSLOG, unix.SYS_ACCT, unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD,
 		unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME, unix.SYS_ADJTIMEX, unix.SYS_SETDOMAINNAME, unix.SYS_SETHOSTNAME,
 		unix.SYS_VHANGUP, unix.SYS_LOOKUP_DCOOKIE, unix.SYS_MOVE_PAGES, unix.SYS_MIGRATE_PAGES, unix.SYS_SECCOMP,
 	}
@@ -71,7 +71,7 @@ func filter() []unix.SockFilter {
 	if x32Bit != 0 {
 		p = append(p, jump(jge, x32Bit, 0, 1), stmt(ret, unix.SECCOMP_RET_KILL_PROCESS))
 	}
-	for _, nr := range refused() {
+	for _, nr := range append(refused(), archRefused()...) {
 		p = append(p, jump(jeq, nr, 0, 1), stmt(ret, eperm))
 	}
 	for _, nr := range missing() {

@@ -9,3 +9,6 @@ const (
 	auditArch = unix.AUDIT_ARCH_AARCH64
 	x32Bit    = 0
 )
+
+// archRefused are calls that only this architecture has: none.
+func archRefused() []uint32 { return nil }

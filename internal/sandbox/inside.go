@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,10 +30,11 @@ func Main() int {
 	// its credentials and its filter.
 	runtime.LockOSThread()
 	notes := os.NewFile(fdNotes, "notes")
-	unix.CloseOnExec(fdNotes)
-	unix.CloseOnExec(fdAck)
-	unix.CloseOnExec(fdSelf)
 	say := json.NewEncoder(notes)
+	if err := seal(); err != nil {
+		say.Encode(note{Error: err.Error()})
+		return 1
+	}
 	cmd, ready, err := prepare()
 	if err != nil {
 		say.Encode(note{Error: err.Error()})
@@ -58,6 +60,22 @@ func Main() int {
 	}
 	say.Encode(reap(cmd.Process.Pid))
 	return 0
+}
+
+// seal keeps what this process holds from the program. Descriptors that our own
+// parent left open must not be inherited. And since the program may have our
+// user, and the thread that starts it has no more rights than the program, the
+// kernel would let it open our memory and our pipes through /proc/1, where it
+// could write its own exit status: a process that can't be dumped is closed to
+// it.
+func seal() error {
+	if err := unix.CloseRange(fdFirst, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keeping descriptors from the program: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("closing memory to the program: %w", err)
+	}
+	return nil
 }
 
 // reap waits for children until the program has ended; orphans are collected on
@@ -87,7 +105,6 @@ func prepare() (*exec.Cmd, note, error) {
 	if err := json.NewDecoder(os.NewFile(fdSpec, "spec")).Decode(&r); err != nil {
 		return nil, note{}, fmt.Errorf("reading the spec: %w", err)
 	}
-	unix.CloseOnExec(fdSpec)
 	ready := note{Ready: true}
 	var err error
 	if ready.Overlay, err = furnish(r); err != nil {
@@ -101,7 +118,7 @@ func prepare() (*exec.Cmd, note, error) {
 	}
 	limit(unix.RLIMIT_FSIZE, uint64(r.Limits.Disk))
 	limit(unix.RLIMIT_CORE, 0)
-	if err := becomeInsider(); err != nil {
+	if err := becomeInsider(r.Groups); err != nil {
 		return nil, note{}, err
 	}
 	cmd := &exec.Cmd{
@@ -117,6 +134,9 @@ func prepare() (*exec.Cmd, note, error) {
 		return nil, note{}, err
 	}
 	if ready.Listener, err = installFilter(); err != nil {
+		return nil, note{}, err
+	}
+	if ready.Facts, err = measure(); err != nil {
 		return nil, note{}, err
 	}
 	return cmd, ready, nil
@@ -408,7 +428,12 @@ func setEffective(id uintptr) error {
 }
 
 // becomeInsider gives this thread the program's user for good.
-func becomeInsider() error {
+func becomeInsider(groups bool) error {
+	if groups {
+		if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); e != 0 {
+			return fmt.Errorf("giving up supplementary groups: %w", e)
+		}
+	}
 	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, insideID, insideID, insideID); e != 0 {
 		return fmt.Errorf("taking the group of the program: %w", e)
 	}

@@ -52,13 +52,14 @@ type room struct {
 	Self      string   // path of our own binary on the host, if it is wanted inside
 	Toolchain []string // host directories seen read-only under their own names
 	Limits    Limits
-	TTY       bool
+	Groups    bool // supplementary groups can and must be given up
 }
 
 // note is what the first process says: exactly one of the fields.
 type note struct {
 	Ready    bool   // the room is made; ListenerFD is valid
 	Listener int    // file descriptor of the seccomp listener in the first process
+	Facts    facts  // measured in the room
 	Overlay  bool   // the workspace is an overlay, not a copy
 	Error    string // the room could not be made
 	Exited   bool   // the program ended
@@ -115,6 +116,7 @@ type process struct {
 	ack    *os.File
 	group  *cgroup
 	hostID int
+	shared []string // namespaces that the first process has in common with us
 	report Report
 }
 
@@ -150,6 +152,9 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 				syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP,
 			UidMappings: []syscall.SysProcIDMap{{ContainerID: insideID, HostID: hostID, Size: 1}},
 			GidMappings: []syscall.SysProcIDMap{{ContainerID: insideID, HostID: hostGID(hostID), Size: 1}},
+			// Root's supplementary groups would open files of those groups to
+			// the program; an ordinary user is not let to give its own up here.
+			GidMappingsEnableSetgroups: os.Geteuid() == 0,
 			// The set-up needs capabilities in the new user namespace, which
 			// survive execve as ambient ones. The first process keeps our own
 			// user on the host for as long as it mounts, since only that user
@@ -201,7 +206,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: toolchain(), Limits: p.spec.Limits,
+		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0,
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()
@@ -221,6 +226,12 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	if n.Error != "" || !n.Ready {
 		return fail("preparing the sandbox: %s", n.Error)
+	}
+	p.shared = sharedNamespaces(p.cmd.Process.Pid)
+	for _, g := range n.Facts.guarantees(p.shared) {
+		if !g.Holds {
+			return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeBuildNotIsolated, "the sandbox is not what was asked for: %s does not hold (%s)", g.Name, g.Detail)
+		}
 	}
 	watcher, err := newWatcher(p.cmd.Process.Pid, n.Listener, clock)
 	if err != nil {
@@ -293,15 +304,11 @@ func (p *process) guarantees(n note) []Guarantee {
 	if os.Geteuid() == 0 {
 		user = fmt.Sprintf("host user %d, used by nobody else", p.hostID)
 	}
-	out := []Guarantee{
-		{"namespaces", true, "user, mount, pid, network, ipc, uts, cgroup"},
-		{"no-new-privileges", true, ""}, {"capabilities-dropped", true, "all, bounding set included"},
-		{"seccomp", true, "system calls outside the list are refused"},
-		{"root-read-only", true, "toolchain directories of the host"}, {"no-network", true, "loopback of its own only"},
-		{"egress-recorded", true, "connect, sendto, sendmsg by seccomp notification"},
-		{"unprivileged-user", os.Geteuid() == 0, user},
-		{"workspace-overlay", n.Overlay, ""}, {"wall-time-limit", true, p.spec.Limits.Wall.String()},
-	}
+	out := append(n.Facts.guarantees(p.shared),
+		Guarantee{"egress-recorded", true, "connect, sendto, sendmsg, sendmmsg by seccomp notification"},
+		Guarantee{"unprivileged-user", os.Geteuid() == 0, user},
+		Guarantee{"workspace-overlay", n.Overlay, ""},
+		Guarantee{"wall-time-limit", true, p.spec.Limits.Wall.String()})
 	return append(out, p.group.guarantees()...)
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"strings"
@@ -144,33 +145,55 @@ func (w *watcher) judge(n seccompNotif) *Egress {
 		}
 		return b[:k]
 	}
-	var addr, payload []byte
+	for _, m := range messages(n, read) {
+		if to, leaves := destination(m.address); leaves {
+			e := w.attempt(n, to)
+			if strings.HasSuffix(to, ":53") {
+				e.Name = dnsQuestion(m.payload)
+			}
+			return e
+		}
+	}
+	return nil
+}
+
+// message is what one system call sends to one address.
+type message struct{ address, payload []byte }
+
+// messages reads every message of a call: of several in one sendmmsg, any may
+// leave. A message without an address goes where its socket was connected to,
+// which was judged then.
+func messages(n seccompNotif, read func(at, size uint64) []byte) []message {
+	header := func(h []byte) message { // msghdr: name, namelen, iov, iovlen
+		if len(h) < 32 {
+			return message{}
+		}
+		m := message{address: read(binary.NativeEndian.Uint64(h), min(uint64(binary.NativeEndian.Uint32(h[8:])), 128))}
+		if iov := read(binary.NativeEndian.Uint64(h[16:]), 16); len(iov) == 16 {
+			m.payload = read(binary.NativeEndian.Uint64(iov), min(binary.NativeEndian.Uint64(iov[8:]), 512))
+		}
+		return m
+	}
+	const (
+		headerSize = 64   // struct mmsghdr
+		most       = 1024 // UIO_MAXIOV: the kernel looks at no more
+	)
 	switch n.NR {
 	case unix.SYS_CONNECT:
-		addr = read(n.Args[1], min(n.Args[2], 128))
+		return []message{{address: read(n.Args[1], min(n.Args[2], 128))}}
 	case unix.SYS_SENDTO:
-		addr, payload = read(n.Args[4], min(n.Args[5], 128)), read(n.Args[1], min(n.Args[2], 512))
-	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
-		// msghdr: name, namelen, iov, iovlen. A message without a name goes where
-		// its socket was connected to, which was judged then.
-		hdr := read(n.Args[1], 32)
-		if len(hdr) < 32 {
-			return nil
+		return []message{{read(n.Args[4], min(n.Args[5], 128)), read(n.Args[1], min(n.Args[2], 512))}}
+	case unix.SYS_SENDMSG:
+		return []message{header(read(n.Args[1], 32))}
+	case unix.SYS_SENDMMSG:
+		var out []message
+		all := read(n.Args[1], min(n.Args[2]&math.MaxUint32, most)*headerSize)
+		for ; len(all) >= headerSize; all = all[headerSize:] {
+			out = append(out, header(all))
 		}
-		addr = read(binary.NativeEndian.Uint64(hdr), min(uint64(binary.NativeEndian.Uint32(hdr[8:])), 128))
-		if iov := read(binary.NativeEndian.Uint64(hdr[16:]), 16); len(iov) == 16 {
-			payload = read(binary.NativeEndian.Uint64(iov), min(binary.NativeEndian.Uint64(iov[8:]), 512))
-		}
+		return out
 	}
-	to, leaves := destination(addr)
-	if !leaves {
-		return nil
-	}
-	e := w.attempt(n, to)
-	if strings.HasSuffix(to, ":53") {
-		e.Name = dnsQuestion(payload)
-	}
-	return e
+	return nil
 }
 
 func (w *watcher) attempt(n seccompNotif, to string) *Egress {
