@@ -47,6 +47,7 @@ type Component struct {
 // Inventory is what a tree depends on.
 type Inventory struct {
 	Components []Component `json:"components"`
+	Missed     []string    `json:"missed,omitempty"` // manifests whose components are not here
 }
 
 // Ecosystems counts components by ecosystem.
@@ -74,9 +75,56 @@ func manifests() (map[string]filesystem.Extractor, error) {
 	return out, nil
 }
 
-// unread are manifests that name dependencies and that no reader here knows.
-func unread(name string) bool {
-	return slices.Contains([]string{"Cargo.lock", "yarn.lock", "pnpm-lock.yaml", "poetry.lock", "uv.lock", "Pipfile.lock", "Gemfile.lock", "composer.lock", "pom.xml", "gradle.lockfile"}, name)
+// unread says why a manifest's dependencies are not in the inventory: no reader
+// here knows its kind, or it declares dependencies whose versions only a lock
+// file beside it would fix. Declared but unresolved is missed, never none.
+func unread(root fs.FS, p string) string {
+	name, dir := path.Base(p), path.Dir(p)
+	const unknown = "this kind of manifest can't be read yet"
+	beside := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { _, err := fs.Stat(root, path.Join(dir, n)); return err == nil })
+	}
+	switch name {
+	case "Cargo.lock", "yarn.lock", "pnpm-lock.yaml", "bun.lock", "bun.lockb", "poetry.lock", "uv.lock", "pdm.lock", "Pipfile", "Pipfile.lock",
+		"Gemfile", "Gemfile.lock", "composer.json", "composer.lock", "pom.xml", "build.gradle", "build.gradle.kts", "gradle.lockfile",
+		"mix.exs", "mix.lock", "pubspec.yaml", "pubspec.lock", "Package.swift", "Package.resolved", "Podfile", "Podfile.lock",
+		"packages.config", "packages.lock.json", "conanfile.txt", "conanfile.py", "vcpkg.json", "environment.yml", "environment.yaml":
+		return unknown
+	case "package.json":
+		if !beside("package-lock.json", "npm-shrinkwrap.json") && declares(root, p) {
+			return "it declares dependencies and has no package-lock.json"
+		}
+	case "Cargo.toml", "pyproject.toml", "setup.py", "setup.cfg":
+		return unknown
+	}
+	if strings.HasSuffix(name, ".csproj") || strings.HasSuffix(name, ".gemspec") || strings.HasSuffix(name, ".cabal") {
+		return unknown
+	}
+	return ""
+}
+
+// declares reports whether a package.json names dependencies; one that can't be
+// read may.
+func declares(root fs.FS, p string) bool {
+	b, err := fs.ReadFile(root, p)
+	var m struct {
+		Dependencies, DevDependencies, OptionalDependencies, PeerDependencies map[string]json.RawMessage
+		Workspaces                                                            json.RawMessage
+	}
+	if err != nil || json.Unmarshal(b, &m) != nil {
+		return true
+	}
+	return len(m.Dependencies)+len(m.DevDependencies)+len(m.OptionalDependencies)+len(m.PeerDependencies) > 0 || len(m.Workspaces) > 0
+}
+
+// reader finds the extractor of a manifest; requirements files have many names.
+func reader(readers map[string]filesystem.Extractor, p string) (filesystem.Extractor, bool) {
+	name := path.Base(p)
+	if strings.HasSuffix(name, ".txt") && (strings.HasPrefix(name, "requirements") || path.Base(path.Dir(p)) == "requirements") {
+		name = "requirements.txt"
+	}
+	r, ok := readers[name]
+	return r, ok
 }
 
 // WorkerMain is the worker: the source is at /source.
@@ -98,10 +146,10 @@ func WorkerMain(stdout io.Writer) error {
 		if !d.Type().IsRegular() {
 			return nil
 		}
-		if unread(d.Name()) {
-			cov.Missed = append(cov.Missed, p+": this kind of manifest can't be read yet")
+		if why := unread(root, p); why != "" {
+			cov.Missed = append(cov.Missed, p+": "+why)
 		}
-		r, ok := readers[d.Name()]
+		r, ok := reader(readers, p)
 		if !ok {
 			return nil
 		}
@@ -119,6 +167,7 @@ func WorkerMain(stdout io.Writer) error {
 	slices.SortFunc(inv.Components, func(a, b Component) int { return strings.Compare(a.PURL+"\x00"+a.Location, b.PURL+"\x00"+b.Location) })
 	inv.Components = slices.Compact(inv.Components)
 	cov.Ecosystems = inv.Ecosystems()
+	inv.Missed = cov.Missed
 	extra, err := json.Marshal(inv)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -90,6 +91,9 @@ func Call(ctx context.Context, w Worker, job Job) (Output, *hallmark.Reason, err
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&out); err != nil {
 		return incomplete("the worker's output can't be read: %s", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return incomplete("the worker printed more than one document")
 	}
 	if !out.Canary {
 		return out, &hallmark.Reason{Code: hallmark.CodeScanCanary, Message: job.Args[0] + ": the scanner did not find the planted canary"}, nil

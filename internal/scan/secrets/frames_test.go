@@ -5,6 +5,7 @@ package secrets
 
 import (
 	"bytes"
+	"compress/gzip"
 	"strings"
 	"testing"
 
@@ -65,7 +66,29 @@ func TestPlaces(t *testing.T) {
 	for _, c := range []byte("token = " + token + "\n") {
 		utf16 = append(utf16, c, 0)
 	}
+	squeeze := func(b []byte) []byte {
+		var out bytes.Buffer
+		z := gzip.NewWriter(&out)
+		if _, err := z.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	zipped := squeeze([]byte("token = " + token + "\n"))
+	deep := zipped
+	for range maxNesting {
+		deep = squeeze(deep)
+	}
+	if found, missed := det.object(Object{"1", "blob", "deep.gz", deep}); len(found) > 0 || len(missed) == 0 {
+		t.Errorf("an archive that was not unpacked to its end passes: %v", found)
+	}
 	for name, o := range map[string]Object{
+		"gzip":            {"1", "blob", "a.gz", zipped},
+		"gzip in gzip":    {"1", "blob", "a.gz", squeeze(squeeze(zipped))},
+		"truncated gzip":  {"1", "blob", "a.gz", zipped[:len(zipped)-6]},
 		"plain":           {"1", "blob", "a.txt", []byte("token = " + token)},
 		"binary":          {"1", "blob", "a.bin", []byte("\x00\x01" + token + "\x00")},
 		"allow comment":   {"1", "blob", "a.txt", []byte("token = " + token + " # gitleaks:allow")},

@@ -12,6 +12,7 @@ package secrets
 import (
 	"archive/tar"
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -19,6 +20,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -71,15 +73,19 @@ func Scan(ctx context.Context, cfg Config, rev hallmark.Revision, objects Object
 	pr, pw := io.Pipe()
 	streamed := make(chan error, 1)
 	go func() {
+		// The key comes before the frames: arguments of a process are public.
+		_, err := fmt.Fprintln(pw, hex.EncodeToString(cfg.Key))
 		fw := NewFrameWriter(pw)
-		err := objects.Each(ctx, rev.Commit, fw.Write)
+		if err == nil {
+			err = objects.Each(ctx, rev.Commit, fw.Write)
+		}
 		if err == nil {
 			err = fw.Close()
 		}
 		pw.CloseWithError(err)
 		streamed <- err
 	}()
-	out, reason, err := scan.Call(ctx, cfg.Worker, scan.Job{Args: []string{JobName, hex.EncodeToString(cfg.Key)}, Stdin: pr, Memory: cfg.Memory, Wall: cfg.Wall})
+	out, reason, err := scan.Call(ctx, cfg.Worker, scan.Job{Args: []string{JobName}, Stdin: pr, Memory: cfg.Memory, Wall: cfg.Wall})
 	pr.CloseWithError(io.ErrClosedPipe)
 	streamErr := <-streamed
 	if err != nil {
@@ -127,12 +133,17 @@ func newDetector(key []byte) (*detector, error) {
 	return &detector{d: d, urls: regexp.MustCompile(urlCredentials), key: key}, nil
 }
 
-// WorkerMain is the worker: frames on standard input, one JSON document out.
+// WorkerMain is the worker: the fingerprint key as a line of hex and frames on standard input, one JSON document out.
 func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
-	if len(args) != 1 {
-		return fmt.Errorf("secrets: want the fingerprint key")
+	if len(args) != 0 {
+		return fmt.Errorf("secrets: want no argument")
 	}
-	key, err := hex.DecodeString(args[0])
+	in := bufio.NewReader(stdin)
+	line, err := in.ReadString('\n')
+	if err != nil || len(line) > 1024 {
+		return fmt.Errorf("secrets: the fingerprint key can't be read")
+	}
+	key, err := hex.DecodeString(strings.TrimSuffix(line, "\n"))
 	if err != nil || len(key) < 16 {
 		return fmt.Errorf("secrets: the fingerprint key can't be read")
 	}
@@ -162,7 +173,7 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 			}
 		})
 	}
-	_, err = ReadFrames(stdin, func(o Object) error {
+	_, err = ReadFrames(in, func(o Object) error {
 		jobs <- o
 		return nil
 	})
@@ -177,6 +188,9 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 	slices.Sort(out.Coverage.Missed)
 	return json.NewEncoder(stdout).Encode(out)
 }
+
+// maxNesting is how many archives inside one another are unpacked.
+const maxNesting = 4
 
 // maxText bounds what one archive member or object may unpack to.
 const maxText = 64 << 20
@@ -200,7 +214,7 @@ func (d *detector) object(o Object) ([]hallmark.Finding, []string) {
 	if o.Path != "" {
 		scanText(o.Path, "path")
 	}
-	err := unpack(o.Data, 2, func(_ string, b []byte) { scanText(decodeText(b), "content") })
+	err := unpack(o.Data, maxNesting, func(_ string, b []byte) { scanText(decodeText(b), "content") })
 	if err != nil {
 		missed = append(missed, fmt.Sprintf("%s %q: %s", o.ID, o.Path, err))
 	}
@@ -288,19 +302,26 @@ func decodeText(b []byte) string {
 	return string(utf16.Decode(u))
 }
 
+// isArchive reports whether bytes begin as an archive that unpack knows.
+func isArchive(b []byte) bool {
+	return bytes.HasPrefix(b, []byte{0x1f, 0x8b, 8}) || bytes.HasPrefix(b, []byte("PK\x03\x04")) || (len(b) > 262 && string(b[257:262]) == "ustar")
+}
+
 // unpack calls fn for the members of archives, depth levels deep. Bytes that only
 // look like an archive are no error; one that is larger than we read is.
 func unpack(b []byte, depth int, fn func(name string, b []byte)) error {
 	if depth == 0 {
+		if isArchive(b) {
+			return errors.New("archives are nested more deeply than is unpacked")
+		}
 		return nil
 	}
 	member := func(name string, r io.Reader) error {
-		data, err := io.ReadAll(io.LimitReader(r, maxText+1))
+		// Damaged data ends with an error; what came before is all that anybody
+		// can read, and it is scanned.
+		data, _ := io.ReadAll(io.LimitReader(r, maxText+1))
 		if len(data) > maxText {
 			return fmt.Errorf("member %q unpacks to more than %d bytes", name, maxText)
-		}
-		if err != nil {
-			return nil //nolint:nilerr // damaged data holds no readable secret beyond its raw bytes
 		}
 		fn(name, data)
 		return unpack(data, depth-1, fn)
@@ -321,9 +342,12 @@ func unpack(b []byte, depth int, fn func(name string, b []byte)) error {
 			return fmt.Errorf("archive of %d members", len(z.File))
 		}
 		for _, f := range z.File {
+			if f.Flags&1 != 0 {
+				continue // encrypted: no credential that a reader of the repository has
+			}
 			r, err := f.Open()
 			if err != nil {
-				continue
+				return fmt.Errorf("member %q can't be read: %w", f.Name, err)
 			}
 			err = member(f.Name, r)
 			r.Close()

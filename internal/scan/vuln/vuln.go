@@ -125,6 +125,7 @@ func match(dir string, inv sbom.Inventory) (scan.Output, error) {
 	out := scan.Output{Findings: []hallmark.Finding{}}
 	out.Coverage.Ecosystems = inv.Ecosystems()
 	out.Coverage.Scanned = len(inv.Components)
+	out.Coverage.Missed = inv.Missed // what is not in the inventory was not matched
 	var x extra
 	ecos := map[string]bool{}
 	for _, c := range inv.Components {
@@ -199,7 +200,7 @@ func judge(a Advisory, c sbom.Component) []hallmark.Finding {
 			Path: c.Location, Component: c.PURL, Aliases: a.Aliases, FixedIn: fixed,
 			Fingerprint: string(hallmark.DigestOf([]byte(a.ID + "\x00" + c.PURL))),
 		}
-		if err != nil {
+		if err != nil && !hit {
 			// Somebody has to look: the version can't be compared.
 			out.Severity, out.Message = hallmark.SeverityMedium, "the version can't be compared: "+err.Error()
 			return []hallmark.Finding{out}
@@ -212,10 +213,13 @@ func judge(a Advisory, c sbom.Component) []hallmark.Finding {
 }
 
 // affects reports whether a component's version is affected, and the version
-// that mends it.
+// that mends it. A version that can't be placed is an error, never unaffected.
 func affects(f Affected, c sbom.Component) (hit bool, fixed string, err error) {
 	if slices.Contains(f.Versions, c.Version) {
 		hit = true
+	}
+	if !isVersion(c.Version) {
+		return hit, "", fmt.Errorf("%q is no version", c.Version)
 	}
 	v, err := semantic.Parse(c.Version, c.Ecosystem)
 	if err != nil {
@@ -225,16 +229,15 @@ func affects(f Affected, c sbom.Component) (hit bool, fixed string, err error) {
 		if r.Type == "GIT" {
 			continue
 		}
+		events, err := ordered(r.Events, c.Ecosystem)
+		if err != nil {
+			return hit, "", err
+		}
 		in := false
-		for _, e := range r.Events {
-			at := cmpOr(cmpOr(e.Introduced, e.Fixed), e.LastAffected)
+		for _, e := range events {
 			order := 1 // after "0", the beginning of all versions
-			if at != "0" {
-				other, err := semantic.Parse(at, c.Ecosystem)
-				if err != nil {
-					return hit, "", err
-				}
-				if order, err = v.Compare(other); err != nil {
+			if e.version != nil {
+				if order, err = v.Compare(e.version); err != nil {
 					return hit, "", err
 				}
 			}
@@ -250,6 +253,69 @@ func affects(f Affected, c sbom.Component) (hit bool, fixed string, err error) {
 		hit = hit || in
 	}
 	return hit, fixed, nil
+}
+
+// isVersion tells versions from what stands in their place: nothing, a build
+// without a version, an address. The libraries give such text some order.
+func isVersion(v string) bool {
+	return strings.ContainsAny(v, "0123456789") && !strings.ContainsAny(v, "/()@ ") && !strings.Contains(v, ":/")
+}
+
+// event is an event with its version parsed; nil is "0", before all versions.
+type event struct {
+	Event
+	version semantic.Version
+}
+
+// ordered sorts events by version: OSV asks for no order, and evaluating them as
+// they stand misses affected versions. At one version, what ends a range comes
+// first, and last_affected last, since it includes its version.
+func ordered(in []Event, eco string) ([]event, error) {
+	out := make([]event, 0, len(in))
+	for _, e := range in {
+		at := cmpOr(cmpOr(e.Introduced, e.Fixed), e.LastAffected)
+		if at == "" {
+			continue // a limit, which only narrows what is asked of git
+		}
+		x := event{Event: e}
+		if at != "0" {
+			v, err := semantic.Parse(at, eco)
+			if err != nil {
+				return nil, err
+			}
+			x.version = v
+		}
+		out = append(out, x)
+	}
+	rank := func(e event) int {
+		switch {
+		case e.Fixed != "":
+			return 0
+		case e.Introduced != "":
+			return 1
+		}
+		return 2
+	}
+	var failed error
+	slices.SortStableFunc(out, func(a, b event) int {
+		switch {
+		case a.version == nil && b.version == nil:
+			return rank(a) - rank(b)
+		case a.version == nil:
+			return -1
+		case b.version == nil:
+			return 1
+		}
+		n, err := a.version.Compare(b.version)
+		if err != nil {
+			failed = err
+		}
+		if n == 0 {
+			return rank(a) - rank(b)
+		}
+		return n
+	})
+	return out, failed
 }
 
 // severity of an advisory: what its database says, or the base metrics of its

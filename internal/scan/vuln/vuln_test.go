@@ -66,6 +66,41 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// TestEventsInAnyOrder: OSV asks for no order of events.
+func TestEventsInAnyOrder(t *testing.T) {
+	for _, events := range []string{
+		`{"introduced":"0"},{"fixed":"1.0.0"},{"introduced":"2.0.0"},{"fixed":"3.0.0"}`,
+		`{"introduced":"2.0.0"},{"fixed":"3.0.0"},{"introduced":"0"},{"fixed":"1.0.0"}`,
+		`{"fixed":"3.0.0"},{"fixed":"1.0.0"},{"introduced":"2.0.0"},{"introduced":"0"}`,
+	} {
+		a, err := ParseAdvisory([]byte(`{"id":"A","affected":[{"package":{"ecosystem":"npm","name":"x"},"ranges":[{"type":"SEMVER","events":[` + events + `]}]}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for version, want := range map[string]bool{"0.9.0": true, "1.0.0": false, "1.5.0": false, "2.0.0": true, "2.5.0": true, "3.0.0": false} {
+			if hit, _, err := affects(a.Affected[0], sbom.Component{Name: "x", Version: version, Ecosystem: "npm"}); hit != want || err != nil {
+				t.Errorf("%s in %s: %v %v", version, events, hit, err)
+			}
+		}
+	}
+}
+
+// TestNoVersionIsNoPass: what can't be placed is a finding for review.
+func TestNoVersionIsNoPass(t *testing.T) {
+	for _, eco := range []string{"npm", "PyPI", "Go"} {
+		a, err := ParseAdvisory([]byte(`{"id":"A","affected":[{"package":{"ecosystem":"` + eco + `","name":"x"},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"1.0.0"},{"fixed":"2.0.0"}]}]}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, version := range []string{"", "(devel)", "git+ssh://x", "latest", "file:../x"} {
+			got := judge(a, sbom.Component{Name: "x", Version: version, Ecosystem: eco})
+			if len(got) != 1 || got[0].Severity != hallmark.SeverityMedium {
+				t.Errorf("%s %q: %+v", eco, version, got)
+			}
+		}
+	}
+}
+
 // TestSyncKeepsOldData: an export that can't be read replaces nothing.
 func TestSyncKeepsOldData(t *testing.T) {
 	dir, export := t.TempDir(), t.TempDir()

@@ -1,0 +1,44 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sbom
+
+import (
+	"testing"
+	"testing/fstest"
+)
+
+// TestDeclaredIsNeverNone: dependencies that no reader resolves are missed.
+func TestDeclaredIsNeverNone(t *testing.T) {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+	for name, c := range map[string]struct {
+		tree   fstest.MapFS
+		path   string
+		missed bool
+	}{
+		"package.json alone":       {fstest.MapFS{"package.json": file(`{"dependencies":{"x":"^1"}}`)}, "package.json", true},
+		"dev dependencies":         {fstest.MapFS{"a/package.json": file(`{"devDependencies":{"x":"^1"}}`)}, "a/package.json", true},
+		"workspaces":               {fstest.MapFS{"package.json": file(`{"workspaces":["a"]}`)}, "package.json", true},
+		"unreadable":               {fstest.MapFS{"package.json": file(`{`)}, "package.json", true},
+		"package.json with a lock": {fstest.MapFS{"package.json": file(`{"dependencies":{"x":"^1"}}`), "package-lock.json": file(`{}`)}, "package.json", false},
+		"a lock elsewhere":         {fstest.MapFS{"a/package.json": file(`{"dependencies":{"x":"^1"}}`), "package-lock.json": file(`{}`)}, "a/package.json", true},
+		"no dependency":            {fstest.MapFS{"package.json": file(`{"name":"x"}`)}, "package.json", false},
+		"Cargo.toml":               {fstest.MapFS{"Cargo.toml": file("")}, "Cargo.toml", true},
+		"pyproject.toml":           {fstest.MapFS{"pyproject.toml": file("")}, "pyproject.toml", true},
+		"project file":             {fstest.MapFS{"a.csproj": file("")}, "a.csproj", true},
+		"go.mod":                   {fstest.MapFS{"go.mod": file("")}, "go.mod", false},
+	} {
+		if why := unread(c.tree, c.path); (why != "") != c.missed {
+			t.Errorf("%s: %q", name, why)
+		}
+	}
+	readers, err := manifests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, want := range map[string]bool{"requirements.txt": true, "requirements-dev.txt": true, "requirements/dev.txt": true, "notes.txt": false, "go.mod": true} {
+		if _, ok := reader(readers, p); ok != want {
+			t.Errorf("%s is read: %v", p, ok)
+		}
+	}
+}
