@@ -14,6 +14,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,6 +86,19 @@ func nonEmpty(s string) error {
 	if len(splitList(s)) == 0 {
 		return fmt.Errorf("want a comma-separated list that is not empty")
 	}
+	return plainList(s)
+}
+
+// plainList refuses empty and doubled elements: a list reads one way only.
+func plainList(s string) error {
+	seen := map[string]bool{}
+	for p := range strings.SplitSeq(s, ",") {
+		p = strings.TrimSpace(p)
+		if p == "" || seen[p] {
+			return fmt.Errorf("element %.80q of the list is empty or stands twice", p)
+		}
+		seen[p] = true
+	}
 	return nil
 }
 
@@ -103,7 +117,7 @@ func checkRequired(s string) error {
 			return fmt.Errorf("unknown check %q; the checks are %s", c, strings.Join(checkNames(), ", "))
 		}
 	}
-	return nil
+	return plainList(s)
 }
 
 func splitList(s string) []string {
@@ -117,6 +131,9 @@ func splitList(s string) []string {
 }
 
 func parseDuration(s string) (time.Duration, error) {
+	if s == "" || s[0] < '0' || s[0] > '9' {
+		return 0, fmt.Errorf("want a duration such as 7d, 12h or 30m")
+	}
 	if d, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.Atoi(d)
 		if err != nil || n <= 0 || n > 36500 {
@@ -132,6 +149,9 @@ func parseDuration(s string) (time.Duration, error) {
 }
 
 func parseSize(s string) (int64, error) {
+	if s == "" || s[0] < '0' || s[0] > '9' {
+		return 0, fmt.Errorf("want a size such as 512MiB or 4GiB")
+	}
 	for suffix, unit := range map[string]int64{"GiB": 1 << 30, "MiB": 1 << 20} {
 		if n, ok := strings.CutSuffix(s, suffix); ok {
 			v, err := strconv.ParseInt(n, 10, 32)
@@ -145,7 +165,7 @@ func parseSize(s string) (int64, error) {
 
 func parseNumber(s string) (int, error) {
 	n, err := strconv.Atoi(s)
-	if err != nil || n <= 0 || n > 1<<20 {
+	if err != nil || n <= 0 || n > 1<<20 || s[0] == '+' {
 		return 0, fmt.Errorf("want a number above 0")
 	}
 	return n, nil
@@ -169,34 +189,68 @@ func Default(o Options) Document {
 	return d
 }
 
-// ParseDocument reads a policy strictly: unknown fields and parameters, missing
-// ones and bad values are refused by name.
+// Limits on a policy document.
+const (
+	maxDocument = 4 << 20 // bytes
+	maxModules  = 64
+)
+
+// ParseDocument reads a policy strictly: what Encode would not write is refused,
+// but for white space and the order of keys, and every error names its field.
 func ParseDocument(b []byte) (Document, error) {
 	var d Document
-	if err := intoto.CheckJSON(b, 16); err != nil {
-		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
+	if err := decodeExact(b, maxDocument, &d); err != nil {
+		return Document{}, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&d); err != nil {
-		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
+	if err := d.check(); err != nil {
+		return Document{}, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
 	}
-	if d.APIVersion != "hallmark/v1" || d.Kind != "Policy" || d.Version < 1 || len(d.Modules) == 0 {
-		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: apiVersion, kind, version or modules are not those of a policy")
+	return d, nil
+}
+
+func (d Document) check() error {
+	switch {
+	case d.APIVersion != "hallmark/v1" || d.Kind != "Policy":
+		return fmt.Errorf("apiVersion %.40q, kind %.40q: want hallmark/v1 Policy", d.APIVersion, d.Kind)
+	case d.Version < 1:
+		return fmt.Errorf("version %d: want 1 or more", d.Version)
+	case d.Version == 1 && d.Previous != "":
+		return fmt.Errorf("previous: the first version has none")
+	case d.Version > 1 && d.Previous.Check() != nil:
+		return fmt.Errorf("previous %.80q: want the digest of the version before", d.Previous)
+	case d.IssuedOn.Year() < 1970:
+		return fmt.Errorf("issuedOn: want a time")
+	case len(d.Modules) == 0 || len(d.Modules) > maxModules:
+		return fmt.Errorf("modules: want 1 to %d", maxModules)
+	}
+	for name := range d.Modules {
+		if !strings.HasSuffix(name, ".rego") || strings.ContainsAny(name, "/\\") {
+			return fmt.Errorf("modules: name %.80q: want NAME.rego", name)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.Parameters)) {
+		if _, ok := parameter(key); !ok {
+			return fmt.Errorf("parameters: %.80q is not a parameter of this version", key)
+		}
 	}
 	for _, p := range Table() {
 		v, ok := d.Parameters[p.Key]
 		if !ok {
-			return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: parameter %s is missing", p.Key)
+			return fmt.Errorf("parameter %s is missing", p.Key)
 		}
 		if err := p.check(v); err != nil {
-			return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: parameter %s: %w", p.Key, err)
+			return fmt.Errorf("parameter %s: %w", p.Key, err)
 		}
 	}
-	if len(d.Parameters) != len(Table()) {
-		return d, hallmark.Errorf(hallmark.KindInvalid, "reading policy: it has parameters that this version does not know")
+	return nil
+}
+
+func parameter(key string) (Parameter, bool) {
+	i := slices.IndexFunc(Table(), func(p Parameter) bool { return p.Key == key })
+	if i < 0 {
+		return Parameter{}, false
 	}
-	return d, nil
+	return Table()[i], true
 }
 
 // Encode returns the RFC 8785 form.
@@ -210,6 +264,41 @@ func canonical(v any) ([]byte, error) {
 	return jsoncanonicalizer.Transform(raw)
 }
 
+// decodeExact reads one JSON object into v and checks that v says all that
+// stands there: encoding/json also takes keys that differ in case, and lets
+// fields be absent, so that two readers could read two things.
+func decodeExact(b []byte, limit int, v any) error {
+	if len(b) > limit {
+		return fmt.Errorf("%d bytes: the limit is %d", len(b), limit)
+	}
+	if err := intoto.CheckJSON(b, 32); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	given, err := jsoncanonicalizer.Transform(b)
+	if err != nil {
+		return err
+	}
+	read, err := canonical(v)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(given, read) {
+		return nil
+	}
+	var x, y any
+	if json.Unmarshal(given, &x) == nil && json.Unmarshal(read, &y) == nil {
+		if d := diff("", x, y); len(d) > 0 {
+			return fmt.Errorf("field %s is missing, empty or written another way than hallmark writes it", d[0].Field)
+		}
+	}
+	return fmt.Errorf("not in the form that hallmark writes")
+}
+
 // Set returns the next version of the policy with one or more parameters
 // changed.
 func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
@@ -217,18 +306,18 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	if err != nil {
 		return d, err
 	}
+	if err := d.check(); err != nil {
+		return d, hallmark.Errorf(hallmark.KindInvalid, "changing policy: %w", err)
+	}
 	next := d
 	next.Version, next.Previous, next.IssuedOn = d.Version+1, hallmark.DigestOf(old), at.UTC()
-	next.Parameters = map[string]string{}
-	for k, v := range d.Parameters {
-		next.Parameters[k] = v
-	}
+	next.Parameters = maps.Clone(d.Parameters)
 	for _, c := range changes {
-		i := slices.IndexFunc(Table(), func(p Parameter) bool { return p.Key == c[0] })
-		if i < 0 {
+		p, ok := parameter(c[0])
+		if !ok {
 			return d, hallmark.WithHint(hallmark.Errorf(hallmark.KindUsage, "there is no parameter %q", c[0]), "hallmark policy show lists them")
 		}
-		if err := Table()[i].check(c[1]); err != nil {
+		if err := p.check(c[1]); err != nil {
 			return d, hallmark.Errorf(hallmark.KindUsage, "parameter %s: %w", c[0], err)
 		}
 		next.Parameters[c[0]] = c[1]

@@ -5,9 +5,11 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,8 +23,17 @@ import (
 	"github.com/hallmark-sc/hallmark/verify"
 )
 
-// evalTimeout bounds one decision.
-const evalTimeout = 10 * time.Second
+// Limits on one decision. Each is far above what a run makes.
+const (
+	evalTimeout   = 10 * time.Second
+	maxStatements = 4096
+	maxInput      = 64 << 20 // bytes of the facts as JSON
+)
+
+// decisionRevision counts the changes to what this file adds to the rules. It
+// is pinned with the capabilities, so that replay names the engine when a newer
+// one decides otherwise.
+const decisionRevision = 2
 
 // builtins are all that a policy may call: no clock, no randomness, no network,
 // no environment, so that a decision depends on its input alone.
@@ -43,7 +54,7 @@ func capabilities() (*ast.Capabilities, hallmark.Digest, error) {
 			c.Builtins = append(c.Builtins, b)
 		}
 	}
-	raw, err := canonical(builtins())
+	raw, err := canonical(map[string]any{"builtins": builtins(), "decision": decisionRevision})
 	return c, hallmark.DigestOf(raw), err
 }
 
@@ -85,8 +96,8 @@ func compile(doc Document) (*Engine, error) {
 		return nil, err
 	}
 	opts := []func(*rego.Rego){rego.Query("data.hallmark.release.decision"), rego.Capabilities(caps), rego.Strict(true), rego.StrictBuiltinErrors(true), rego.SetRegoVersion(ast.RegoV1)}
-	for name, text := range doc.Modules {
-		opts = append(opts, rego.Module(name, text))
+	for _, name := range slices.Sorted(maps.Keys(doc.Modules)) {
+		opts = append(opts, rego.Module(name, doc.Modules[name]))
 	}
 	if e.query, err = rego.New(opts...).PrepareForEval(context.Background()); err != nil {
 		return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodePolicyUndefined, "compiling the policy: %w", err)
@@ -105,145 +116,74 @@ type Request struct {
 	RootsDigest hallmark.Digest
 }
 
-// Input is one statement that a verdict rests on.
-type Input struct {
-	Statement     hallmark.Digest `json:"statement"`
-	Bundle        hallmark.Digest `json:"bundle"`
-	PredicateType string          `json:"predicateType"`
-}
-
-// Verdict is a decision with everything it depends on.
-type Verdict struct {
-	APIVersion  string              `json:"apiVersion"`
-	Kind        string              `json:"kind"`
-	Clock       time.Time           `json:"clock"`
-	Subjects    []hallmark.Artifact `json:"subjects"`
-	Revision    hallmark.Revision   `json:"revision"`
-	ResourceURI string              `json:"resourceUri"`
-	Inputs      []Input             `json:"inputs"`
-	Policy      struct {
-		Digest  hallmark.Digest `json:"digest"`
-		Version int             `json:"version"`
-	} `json:"policy"`
-	Roots       hallmark.Digest `json:"roots"`
-	TrustedRoot hallmark.Digest `json:"trustedRoot"`
-	Engine      struct {
-		Name         string          `json:"name"`
-		Version      string          `json:"version"`
-		Capabilities hallmark.Digest `json:"capabilities"`
-	} `json:"engine"`
-	Decision hallmark.Decision `json:"decision"`
-	Levels   []string          `json:"levels"`
-}
-
-// Encode returns the RFC 8785 form, the bytes that replay compares.
-func (v Verdict) Encode() ([]byte, error) { return canonical(v) }
-
-// ParseVerdict reads verdict.json strictly.
-func ParseVerdict(b []byte) (Verdict, error) {
-	var v Verdict
-	if err := intoto.CheckJSON(b, 32); err != nil {
-		return v, hallmark.Errorf(hallmark.KindInvalid, "reading verdict: %w", err)
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
-		return v, hallmark.Errorf(hallmark.KindInvalid, "reading verdict: %w", err)
-	}
-	if v.APIVersion != "hallmark/v1" || v.Kind != "Verdict" {
-		return v, hallmark.Errorf(hallmark.KindInvalid, "reading verdict: not a verdict of version hallmark/v1")
-	}
-	return v, nil
-}
-
 // Decide evaluates the policy. An error means that no decision could be made.
 func (e *Engine) Decide(ctx context.Context, r Request) (Verdict, error) {
-	v := Verdict{
-		APIVersion: "hallmark/v1", Kind: "Verdict", Clock: r.Clock.UTC().Truncate(time.Second), Subjects: slices.Clone(r.Subjects), Revision: r.Revision,
-		ResourceURI: r.ResourceURI, Roots: r.RootsDigest, TrustedRoot: r.Roots.TrustedRoot, Inputs: []Input{}, Levels: []string{},
+	if len(r.Statements) > maxStatements {
+		return Verdict{}, hallmark.Errorf(hallmark.KindInvalid, "deciding over %d statements: the limit is %d", len(r.Statements), maxStatements)
 	}
-	if v.Subjects == nil {
-		v.Subjects = []hallmark.Artifact{}
-	}
-	slices.SortFunc(v.Subjects, func(a, b hallmark.Artifact) int { return strings.Compare(a.Name, b.Name) })
-	v.Policy.Digest, v.Policy.Version = e.policy.Digest(), e.policy.Version()
-	v.Engine.Name, v.Engine.Version, v.Engine.Capabilities = "opa", opaversion.Version, e.caps
-	statements := slices.Clone(r.Statements)
-	slices.SortFunc(statements, func(a, b verify.Statement) int {
-		return strings.Compare(string(a.BundleDigest()), string(b.BundleDigest()))
-	})
-	var facts []fact
-	for _, s := range statements {
+	inputs, facts := []Input{}, []fact{}
+	seen := map[hallmark.Digest]bool{}
+	for _, s := range r.Statements {
 		if !s.Valid() {
-			return v, hallmark.Errorf(hallmark.KindInternal, "deciding over a statement that nobody verified")
+			return Verdict{}, hallmark.Errorf(hallmark.KindInternal, "deciding over a statement that nobody verified")
 		}
+		if seen[s.BundleDigest()] {
+			continue
+		}
+		seen[s.BundleDigest()] = true
 		f, err := factOf(s)
 		if err != nil {
-			return v, err
+			return Verdict{}, fmt.Errorf("reading statement %s: %w", s.Digest(), err)
 		}
 		facts = append(facts, f)
-		v.Inputs = append(v.Inputs, Input{Statement: s.Digest(), Bundle: s.BundleDigest(), PredicateType: s.PredicateType()})
-		if s.MaxLevel() != "" && !slices.Contains(v.Levels, s.MaxLevel()) {
-			v.Levels = append(v.Levels, s.MaxLevel())
-		}
+		inputs = append(inputs, Input{Statement: s.Digest(), Bundle: s.BundleDigest(), PredicateType: s.PredicateType()})
 	}
+	return e.decide(ctx, r, inputs, facts)
+}
+
+// decide makes the verdict out of facts. The order of inputs and facts leaves no
+// trace in it.
+func (e *Engine) decide(ctx context.Context, r Request, inputs []Input, facts []fact) (Verdict, error) {
+	if y := r.Clock.UTC().Year(); y < 1970 || y > 2100 {
+		return Verdict{}, hallmark.Errorf(hallmark.KindInternal, "deciding at %s: want a clock that was set", r.Clock.UTC().Format(time.RFC3339))
+	}
+	v := Verdict{
+		APIVersion: "hallmark/v1", Kind: "Verdict", Clock: r.Clock.UTC().Truncate(time.Second), Subjects: append([]hallmark.Artifact{}, r.Subjects...), Revision: r.Revision,
+		ResourceURI: r.ResourceURI, Roots: r.RootsDigest, TrustedRoot: r.Roots.TrustedRoot, Inputs: append([]Input{}, inputs...), Levels: []string{},
+	}
+	slices.SortFunc(v.Subjects, func(a, b hallmark.Artifact) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(string(a.Digest), string(b.Digest)))
+	})
+	slices.SortFunc(v.Inputs, func(a, b Input) int { return strings.Compare(string(a.Bundle), string(b.Bundle)) })
+	facts = slices.Clone(facts)
+	slices.SortStableFunc(facts, func(a, b fact) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
+	v.Policy.Digest, v.Policy.Version = e.policy.Digest(), e.policy.Version()
+	v.Engine.Name, v.Engine.Version, v.Engine.Capabilities = "opa", opaversion.Version, e.caps
 	reasons, allow, err := e.eval(ctx, v, facts)
 	if err != nil {
-		return v, err
+		return Verdict{}, err
 	}
 	v.Decision = e.decision(v, facts, reasons, allow)
-	v.Decision.Notes = notes(r, facts)
-	if !v.Decision.Allowed() {
-		v.Levels = []string{}
+	v.Decision.Notes = e.notes(r, facts)
+	if v.Decision.Allowed() {
+		v.Levels = levels(facts)
 	}
 	return v, nil
 }
 
-// fact is a verified statement as the rules see it.
-type fact struct {
-	Digest        hallmark.Digest             `json:"digest"`
-	PredicateType string                      `json:"predicateType"`
-	Signer        string                      `json:"signer"`
-	SignedAt      time.Time                   `json:"signedAt"`
-	Subjects      []intoto.ResourceDescriptor `json:"subjects"`
-	Name          string                      `json:"name"`
-	Check         *hallmark.CheckRecord       `json:"check"`
-	BuilderID     string                      `json:"builderId,omitempty"`
-	BuildType     string                      `json:"buildType,omitempty"`
-	External      *intoto.ExternalParameters  `json:"external,omitempty"`
-	StartedOn     time.Time                   `json:"startedOn,omitzero"`
-	FinishedOn    time.Time                   `json:"finishedOn,omitzero"`
-}
-
-func factOf(s verify.Statement) (fact, error) {
-	st := s.Statement()
-	f := fact{Digest: s.Digest(), PredicateType: s.PredicateType(), Signer: s.Signer(), SignedAt: s.SignedAt().UTC(), Subjects: st.Subject, BuilderID: s.BuilderID()}
-	var err error
-	if f.Check, err = intoto.CheckOf(st); err != nil {
-		return f, err
+// levels is the lowest level that any provenance supports: a stronger one beside
+// a weaker one proves nothing about the artifact in hand.
+func levels(facts []fact) []string {
+	lowest := ""
+	for _, f := range facts {
+		if f.PredicateType == intoto.PredicateProvenance && (lowest == "" || f.MaxLevel < lowest) {
+			lowest = f.MaxLevel
+		}
 	}
-	switch st.PredicateType {
-	case intoto.PredicateLink:
-		l, err := intoto.DecodePredicate[intoto.Link](st)
-		if err != nil {
-			return f, err
-		}
-		f.Name = l.Name
-	case intoto.PredicateSCAI:
-		l, err := intoto.DecodePredicate[intoto.SCAI](st)
-		if err != nil {
-			return f, err
-		}
-		f.Name = l.Name
-	case intoto.PredicateProvenance:
-		p, err := intoto.ParseProvenance(st)
-		if err != nil {
-			return f, err
-		}
-		f.BuildType, f.External = p.BuildDefinition.BuildType, &p.BuildDefinition.ExternalParameters
-		f.StartedOn, f.FinishedOn = p.RunDetails.Metadata.StartedOn, p.RunDetails.Metadata.FinishedOn
+	if lowest == "" {
+		return []string{}
 	}
-	return f, nil
+	return []string{lowest}
 }
 
 // eval runs the rules. Undefined is a denial.
@@ -256,11 +196,12 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 	for _, a := range v.Subjects {
 		subjects = append(subjects, subject{a.Name, a.Digest.Hex()})
 	}
-	if facts == nil {
-		facts = []fact{}
+	timed := []fact{}
+	for _, f := range facts {
+		timed = append(timed, f.withTimes())
 	}
 	input := map[string]any{
-		"now": v.Clock.UnixNano(), "subjects": subjects, "revision": v.Revision, "statements": facts, "required": e.params.Required, "builders": e.params.Builders,
+		"now": nanos(v.Clock), "subjects": subjects, "revision": v.Revision, "statements": timed, "required": e.params.Required, "builders": e.params.Builders,
 		"scansMaxAge": e.params.ScansMaxAge.Nanoseconds(), "advisoriesMaxAge": e.params.AdvisoriesMaxAge.Nanoseconds(),
 		"thresholds":  map[string]int{"severity": int(e.params.Severity), "confidence": int(e.params.Confidence)},
 		"severities":  map[string]int{"info": 1, "low": 2, "medium": 3, "high": 4, "critical": 5},
@@ -268,7 +209,10 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 	}
 	raw, err := json.Marshal(input)
 	if err != nil {
-		return nil, false, fmt.Errorf("encoding policy input: %w", err)
+		return nil, false, hallmark.Errorf(hallmark.KindInvalid, "encoding policy input: %w", err)
+	}
+	if len(raw) > maxInput {
+		return nil, false, hallmark.Errorf(hallmark.KindInvalid, "policy input of %d bytes: the limit is %d", len(raw), maxInput)
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
@@ -301,26 +245,34 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 }
 
 // decision combines the rules' answer with what no rule may change: every
-// required check has a record and each of them is a pass, and provenance exists.
+// required check has records, each of them is a whole pass, and a provenance
+// speaks for every artifact. A custom rule can deny more, never allow more.
 func (e *Engine) decision(v Verdict, facts []fact, reasons []hallmark.Reason, allow bool) hallmark.Decision {
 	d := hallmark.Decision{Effect: hallmark.Deny, Checks: []hallmark.CheckResult{}, Reasons: reasons}
-	sound := len(e.params.Required) > 0 && len(v.Subjects) > 0
+	for i, r := range d.Reasons {
+		if r.Fix == "" {
+			d.Reasons[i].Fix = Remedy(r.Code)
+		}
+	}
+	slices.SortStableFunc(d.Reasons, func(a, b hallmark.Reason) int {
+		return cmp.Or(order(a.Check)-order(b.Check), strings.Compare(string(a.Code), string(b.Code)), strings.Compare(a.Message, b.Message))
+	})
+	sound := len(e.params.Required) > 0
 	for _, name := range e.params.Required {
 		c := hallmark.CheckResult{Check: name}
 		for _, f := range facts {
-			if f.Check == nil || f.Check.Check != name || f.Check.Revision != v.Revision {
+			if !f.records(name, v.Revision, v.Subjects) {
 				continue
 			}
 			c.Evidence = append(c.Evidence, f.Digest)
-			if c.Outcome == 0 || c.Outcome == hallmark.Pass {
-				c.Outcome = f.Check.Outcome
-			}
+			c.Outcome = worse(c.Outcome, f.Check.Outcome)
+			sound = sound && f.Check.Outcome == hallmark.Pass && (f.Check.Coverage == nil || len(f.Check.Coverage.Missed) == 0)
 		}
 		if c.Outcome == 0 {
 			c.Outcome = hallmark.Skipped
 		}
 		sound = sound && c.Outcome == hallmark.Pass
-		for _, r := range reasons {
+		for _, r := range d.Reasons {
 			if r.Check == name {
 				c.Reasons = append(c.Reasons, r)
 			}
@@ -328,16 +280,31 @@ func (e *Engine) decision(v Verdict, facts []fact, reasons []hallmark.Reason, al
 		slices.Sort(c.Evidence)
 		d.Checks = append(d.Checks, c)
 	}
-	provenance := slices.ContainsFunc(facts, func(f fact) bool { return f.PredicateType == intoto.PredicateProvenance })
-	slices.SortStableFunc(d.Reasons, func(a, b hallmark.Reason) int {
-		return strings.Compare(fmt.Sprint(order(a.Check), a.Code, a.Message), fmt.Sprint(order(b.Check), b.Code, b.Message))
-	})
-	if allow && sound && provenance && len(reasons) == 0 {
+	backed := slices.ContainsFunc(facts, func(f fact) bool { return f.backs(v.Subjects, v.Revision, e.params.Builders) })
+	if allow && sound && backed && len(reasons) == 0 {
 		d.Effect = hallmark.Allow
 	} else if len(d.Reasons) == 0 {
-		d.Reasons = []hallmark.Reason{{Code: hallmark.CodePolicyUndefined, Message: "the rules allow, but a required check or provenance is missing"}}
+		d.Reasons = []hallmark.Reason{{
+			Code: hallmark.CodePolicyUndefined, Message: "the rules give no reason, but they do not allow, or a required check or provenance is missing",
+			Fix: "compare the rules of the policy with those of hallmark init",
+		}}
 	}
 	return d
+}
+
+// worse is the outcome that weighs more: fail, then error, then skipped. An
+// outcome that is none of the four weighs as an error.
+func worse(a, b hallmark.Outcome) hallmark.Outcome {
+	weight := func(o hallmark.Outcome) int {
+		return slices.Index([]hallmark.Outcome{0, hallmark.Pass, hallmark.Skipped, hallmark.Errored, hallmark.Fail}, o)
+	}
+	if weight(b) <= 0 {
+		b = hallmark.Errored
+	}
+	if weight(b) > weight(a) {
+		return b
+	}
+	return a
 }
 
 // order puts reasons in the order of the checks.
@@ -349,9 +316,9 @@ func order(check string) int {
 }
 
 // notes are what every reader of a verdict must know.
-func notes(r Request, facts []fact) []string {
+func (e *Engine) notes(r Request, facts []fact) []string {
 	out := []string{}
-	if r.Roots.Mode == "single-operator" {
+	if r.Roots.Mode == verify.ModeSingleOperator {
 		out = append(out, "a single operator administers this home: nothing here was agreed by two persons")
 	}
 	for _, f := range facts {
@@ -360,68 +327,11 @@ func notes(r Request, facts []fact) []string {
 			break
 		}
 	}
+	if e.params.EgressAllowed {
+		out = append(out, "the policy records attempts of a build to leave its sandbox and does not refuse them")
+	}
 	if r.Roots.WitnessPolicy == "" {
 		out = append(out, "no witness cosigns the log: its operator could show different trees to different readers")
 	}
 	return out
-}
-
-// Difference is one field in which two verdicts differ.
-type Difference struct {
-	Field, Recorded, Computed string
-}
-
-func (d Difference) String() string {
-	return fmt.Sprintf("%s: recorded %s, computed %s", d.Field, d.Recorded, d.Computed)
-}
-
-// Compare lists the fields in which two verdicts differ, by JSON pointer.
-func Compare(recorded, computed Verdict) ([]Difference, error) {
-	tree := func(v Verdict) (any, error) {
-		b, err := v.Encode()
-		if err != nil {
-			return nil, err
-		}
-		var t any
-		return t, json.Unmarshal(b, &t)
-	}
-	a, err := tree(recorded)
-	if err != nil {
-		return nil, err
-	}
-	b, err := tree(computed)
-	if err != nil {
-		return nil, err
-	}
-	return diff("", a, b), nil
-}
-
-func diff(at string, a, b any) []Difference {
-	if am, ok := a.(map[string]any); ok {
-		if bm, ok := b.(map[string]any); ok {
-			keys := map[string]bool{}
-			for k := range am {
-				keys[k] = true
-			}
-			for k := range bm {
-				keys[k] = true
-			}
-			var names []string
-			for k := range keys {
-				names = append(names, k)
-			}
-			slices.Sort(names)
-			var out []Difference
-			for _, k := range names {
-				out = append(out, diff(at+"/"+k, am[k], bm[k])...)
-			}
-			return out
-		}
-	}
-	aj, _ := json.Marshal(a)
-	bj, _ := json.Marshal(b)
-	if bytes.Equal(aj, bj) {
-		return nil
-	}
-	return []Difference{{Field: at, Recorded: string(aj), Computed: string(bj)}}
 }

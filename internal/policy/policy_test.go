@@ -41,7 +41,7 @@ func lab(t testing.TB) (*Engine, Verdict, []fact) {
 	}
 	add(fact{PredicateType: intoto.PredicateSource, Subjects: source, Check: record("source")})
 	for _, c := range []string{"secrets", "sast", "sbom", "tests"} {
-		add(fact{PredicateType: intoto.PredicateTestResult, Subjects: source, Check: record(c)})
+		add(fact{PredicateType: intoto.PredicateTestResult, Subjects: source, Check: record(c), Result: "PASSED"})
 	}
 	add(fact{PredicateType: intoto.PredicateVulns, Subjects: source, Check: record("sca")})
 	add(fact{PredicateType: intoto.PredicateLink, Name: intoto.NameProcess, Subjects: about, Check: record("build")})
@@ -50,7 +50,7 @@ func lab(t testing.TB) (*Engine, Verdict, []fact) {
 	add(fact{PredicateType: intoto.PredicateSCAI, Name: intoto.NameArtifacts, Subjects: about})
 	add(fact{PredicateType: intoto.PredicateSPDX, Subjects: about})
 	add(fact{PredicateType: intoto.PredicateCycloneDX, Subjects: about})
-	add(fact{PredicateType: intoto.PredicateProvenance, Signer: "builder", Subjects: about, BuilderID: intoto.BuilderLocal, BuildType: intoto.BuildTypePipeline,
+	add(fact{PredicateType: intoto.PredicateProvenance, Signer: "builder", Subjects: about, BuilderID: intoto.BuilderLocal, BuildType: intoto.BuildTypePipeline, MaxLevel: "SLSA_BUILD_LEVEL_1",
 		External: &intoto.ExternalParameters{Repository: rev.Repository, Revision: rev.Commit}, StartedOn: start, FinishedOn: end})
 	return e, v, facts
 }
@@ -111,11 +111,39 @@ func TestEachFactDenies(t *testing.T) {
 		"old data": {func(_ *Verdict, f []fact) {
 			f[5].Check.Data = []hallmark.DataSource{{Name: "osv:Go", Newest: clock.AddDate(0, -1, 0)}}
 		}, hallmark.CodeScanDataStale},
-		"other builder": {func(_ *Verdict, f []fact) { f[12].BuilderID = "https://example.org/b" }, hallmark.CodeBuilderNotTrusted},
-		"other source":  {func(_ *Verdict, f []fact) { f[12].External.Repository = "https://example.org/fork" }, hallmark.CodeRevisionMismatch},
-		"other bytes":   {func(v *Verdict, _ []fact) { v.Subjects[0].Digest = hallmark.DigestOf([]byte("other")) }, hallmark.CodeSubjectMismatch},
-		"other time":    {func(_ *Verdict, f []fact) { f[6].Check.StartedOn = clock }, hallmark.CodeEvidenceTime},
-		"no artifact":   {func(v *Verdict, _ []fact) { v.Subjects = nil }, hallmark.CodeNoEvidenceForArtifact},
+		"future data": {func(_ *Verdict, f []fact) {
+			f[5].Check.Data = []hallmark.DataSource{{Name: "osv:Go", Newest: clock.AddDate(1, 0, 0)}}
+		}, hallmark.CodeTimeInFuture},
+		"undated data": {func(_ *Verdict, f []fact) { f[5].Check.Data = []hallmark.DataSource{{Name: "osv:Go"}} }, hallmark.CodeScanDataStale},
+		"time zero":    {func(_ *Verdict, f []fact) { f[1].Check.FinishedOn = time.Time{} }, hallmark.CodeScanStale},
+		"time endless": {func(_ *Verdict, f []fact) { f[1].Check.FinishedOn = clock.AddDate(5000, 0, 0) }, hallmark.CodeTimeInFuture},
+		"signed later": {func(_ *Verdict, f []fact) { f[9].SignedAt = clock.Add(6 * time.Minute) }, hallmark.CodeTimeInFuture},
+		"incomplete": {func(_ *Verdict, f []fact) {
+			f[1].Check.Coverage = &hallmark.Coverage{Scanned: 1, Missed: []string{"a blob"}}
+		}, hallmark.CodeScanIncomplete},
+		"pass with reasons": {func(_ *Verdict, f []fact) {
+			f[1].Check.Reasons = []hallmark.Reason{{Code: hallmark.CodeSecretFound, Message: "m"}}
+		}, hallmark.CodeEvidenceMalformed},
+		"pass that failed":   {func(_ *Verdict, f []fact) { f[1].Result = "FAILED" }, hallmark.CodeEvidenceMalformed},
+		"other build type":   {func(_ *Verdict, f []fact) { f[12].BuildType = "https://example.org/t" }, hallmark.CodeExternalParameters},
+		"no external":        {func(_ *Verdict, f []fact) { f[12].External = nil }, hallmark.CodeRevisionMismatch},
+		"provenance undated": {func(_ *Verdict, f []fact) { f[12].StartedOn, f[12].FinishedOn = time.Time{}, time.Time{} }, hallmark.CodeEvidenceTime},
+		"foreign spdx": {func(_ *Verdict, f []fact) {
+			f[10].Subjects = []intoto.ResourceDescriptor{{Name: "x", Digest: map[string]string{"sha256": strings.Repeat("0", 64)}}}
+		}, hallmark.CodeEvidenceMissing},
+		"secrets of another commit": {func(_ *Verdict, f []fact) {
+			other := hallmark.Revision{Commit: strings.Repeat("c", 40)}
+			f[1].Subjects = []intoto.ResourceDescriptor{intoto.SubjectOfRevision(other)}
+		}, hallmark.CodeEvidenceMissing},
+		"build of another artifact": {func(_ *Verdict, f []fact) {
+			f[6].Subjects = []intoto.ResourceDescriptor{intoto.SubjectOf(hallmark.Artifact{Name: "x", Digest: hallmark.DigestOf([]byte("x"))})}
+		}, hallmark.CodeEvidenceMissing},
+		"provenance of an observer": {func(_ *Verdict, f []fact) { f[12].Signer = "observer" }, hallmark.CodeSignerNotAuthorized},
+		"other builder":             {func(_ *Verdict, f []fact) { f[12].BuilderID = "https://example.org/b" }, hallmark.CodeBuilderNotTrusted},
+		"other source":              {func(_ *Verdict, f []fact) { f[12].External.Repository = "https://example.org/fork" }, hallmark.CodeRevisionMismatch},
+		"other bytes":               {func(v *Verdict, _ []fact) { v.Subjects[0].Digest = hallmark.DigestOf([]byte("other")) }, hallmark.CodeSubjectMismatch},
+		"other time":                {func(_ *Verdict, f []fact) { f[6].Check.StartedOn = clock }, hallmark.CodeEvidenceTime},
+		"no artifact":               {func(v *Verdict, _ []fact) { v.Subjects = nil }, hallmark.CodeNoEvidenceForArtifact},
 	} {
 		e, v, facts := lab(t)
 		c.change(&v, facts)
@@ -146,6 +174,8 @@ func TestUndefinedDenies(t *testing.T) {
 	for name, module := range map[string]string{
 		"undefined":   "package hallmark.release\n\ndecision := d if { d := input.nothing }\n",
 		"no allow":    "package hallmark.release\n\ndecision := {\"reasons\": []}\n",
+		"no reasons":  "package hallmark.release\n\ndecision := {\"allow\": false, \"reasons\": []}\n",
+		"no object":   "package hallmark.release\n\ndecision := true\n",
 		"blind allow": "package hallmark.release\n\ndecision := {\"allow\": true, \"reasons\": []}\n",
 	} {
 		doc := Default(Options{IssuedOn: clock})

@@ -13,13 +13,32 @@ revision := input.revision
 records contains r if {
 	some s in input.statements
 	s.check != null
-	r := {"statement": s.digest, "signer": s.signer, "type": s.predicateType, "record": s.check, "at": s.signedAt}
+	r := {"statement": s.digest, "signer": s.signer, "type": s.predicateType, "record": s.check, "result": object.get(s, "result", ""), "times": s.times, "subjects": object.get(s, "subjects", [])}
 }
 
 bound(r) if {
 	r.record.revision.commit == revision.commit
 	r.record.revision.tree == revision.tree
 	r.record.revision.repository == revision.repository
+	concerns(r)
+}
+
+# A record is about what its statement has as subject, not about what it says of
+# itself: the record of a build about its artifacts, every other about the commit.
+concerns(r) if {
+	some s in r.subjects
+	s.digest.gitCommit == revision.commit
+	not of_artifacts(r)
+}
+
+concerns(r) if {
+	of_artifacts(r)
+	every a in input.subjects { named(r, a) }
+}
+
+of_artifacts(r) if {
+	r.record.check == "build"
+	count(input.subjects) > 0
 }
 
 types := {
@@ -50,11 +69,23 @@ reasons contains reason("EVIDENCE_MISSING", check, sprintf("there is no record o
 	count(evidence(check)) == 0
 }
 
-nearest(check) := {"nearest": r.statement, "field": "revision"} if {
-	near := [x | some x in records; x.record.check == check]
+# The nearest record, and the first field that keeps it from counting.
+nearest(check) := {"nearest": near[0].statement, "field": differs(near[0], check)} if {
+	near := [r | some r in records; r.record.check == check]
 	count(near) > 0
-	r := near[0]
 } else := {}
+
+differs(r, check) := "predicateType" if {
+	r.type != types[check]
+} else := "signer" if {
+	r.signer != "observer"
+} else := "revision.repository" if {
+	r.record.revision.repository != revision.repository
+} else := "revision.commit" if {
+	r.record.revision.commit != revision.commit
+} else := "revision.tree" if {
+	r.record.revision.tree != revision.tree
+} else := "subject"
 
 # Each record of a required check must be a pass: a later one hides no earlier.
 reasons contains r if {
@@ -81,8 +112,32 @@ reasons contains reason("CHECK_FAILED", check, sprintf("%d findings of severity 
 	some e in evidence(check)
 	e.record.outcome == "pass"
 	some c in object.get(e.record, "counts", [])
+	c.count != 0
 	input.severities[c.severity] >= input.thresholds.severity
 	input.confidences[c.confidence] >= input.thresholds.confidence
+}
+
+# A pass is whole, and nothing in its statement speaks against it.
+reasons contains reason("SCAN_INCOMPLETE", check, sprintf("the check %s passed, but left out %d things", [check, count(e.record.coverage.missed)]), {"nearest": e.statement, "field": "coverage.missed"}) if {
+	some check in input.required
+	some e in evidence(check)
+	e.record.outcome == "pass"
+	count(e.record.coverage.missed) > 0
+}
+
+reasons contains reason("EVIDENCE_MALFORMED", check, sprintf("the record of %s says pass and gives reasons against it", [check]), {"nearest": e.statement, "field": "reasons"}) if {
+	some check in input.required
+	some e in evidence(check)
+	e.record.outcome == "pass"
+	count(object.get(e.record, "reasons", [])) > 0
+}
+
+reasons contains reason("EVIDENCE_MALFORMED", check, sprintf("the record of %s says pass, its test result does not", [check]), {"nearest": e.statement, "field": "result"}) if {
+	some check in input.required
+	some e in evidence(check)
+	e.record.outcome == "pass"
+	e.type == "https://in-toto.io/attestation/test-result/v0.1"
+	e.result != "PASSED"
 }
 
 # Scans age; what was built and tested does not.
@@ -90,20 +145,45 @@ reasons contains reason("SCAN_STALE", check, sprintf("the check %s finished at %
 	some check in input.required
 	check in {"secrets", "sast", "sbom", "sca"}
 	some e in evidence(check)
-	input.now - time.parse_rfc3339_ns(e.record.finishedOn) > input.scansMaxAge
+	input.now - e.times.checkFinished > input.scansMaxAge
 }
 
 reasons contains reason("SCAN_DATA_STALE", "sca", sprintf("the data %s was too old for this policy when it was used", [d.name]), {"nearest": e.statement, "field": "data.newest", "fix": "hallmark advisories sync SOURCE, then hallmark run"}) if {
 	"sca" in input.required
 	some e in evidence("sca")
-	some d in object.get(e.record, "data", [])
-	time.parse_rfc3339_ns(e.record.finishedOn) - time.parse_rfc3339_ns(d.newest) > input.advisoriesMaxAge
+	some d in e.times.data
+	d.newest > 0
+	e.times.checkFinished - d.newest > input.advisoriesMaxAge
+}
+
+reasons contains reason("SCAN_DATA_STALE", "sca", sprintf("the data %s does not say how old it is", [d.name]), {"nearest": e.statement, "field": "data.newest"}) if {
+	"sca" in input.required
+	some e in evidence("sca")
+	some d in e.times.data
+	d.newest == 0
+}
+
+# Data that claims to be of the future would never grow old.
+reasons contains reason("TIME_IN_FUTURE", "sca", sprintf("the newest record of %s is of the future of the scan", [d.name]), {"nearest": e.statement, "field": "data.newest", "fix": "take the advisories from a source whose dates are true"}) if {
+	"sca" in input.required
+	some e in evidence("sca")
+	some d in e.times.data
+	d.newest - e.times.checkFinished > day
 }
 
 reasons contains reason("TIME_IN_FUTURE", r.record.check, sprintf("the record of %s is of the future", [r.record.check]), {"nearest": r.statement, "field": "finishedOn"}) if {
 	some r in records
-	time.parse_rfc3339_ns(r.record.finishedOn) - input.now > 300000000000
+	r.times.checkFinished - input.now > tolerance
 }
+
+reasons contains reason("TIME_IN_FUTURE", "", "a statement was signed in the future of this decision", {"nearest": s.digest, "field": "signedAt"}) if {
+	some s in input.statements
+	s.times.signed - input.now > tolerance
+}
+
+tolerance := 300000000000 # 5 minutes
+
+day := 86400000000000
 
 # Provenance: of these artifacts, from this revision, by a builder of the policy.
 provenances := [s | some s in input.statements; s.predicateType == "https://slsa.dev/provenance/v1"]
@@ -123,32 +203,39 @@ named(p, a) if {
 	s.digest.sha256 == a.sha256
 }
 
+reasons contains reason("SIGNER_NOT_AUTHORIZED_FOR_PREDICATE", "provenance", sprintf("provenance was signed by %s", [p.signer]), {"nearest": p.digest, "field": "signer"}) if {
+	some p in provenances
+	p.signer != "builder"
+}
+
 reasons contains reason("BUILDER_NOT_TRUSTED", "provenance", sprintf("builder %s is not in build.builders", [p.builderId]), {"nearest": p.digest, "field": "runDetails.builder.id"}) if {
 	some p in provenances
 	not p.builderId in input.builders
 }
 
-reasons contains reason("REVISION_MISMATCH", "provenance", "the provenance is of another revision", {"nearest": p.digest, "field": "buildDefinition.externalParameters"}) if {
+reasons contains reason("REVISION_MISMATCH", "provenance", "the provenance is of another revision", {"nearest": p.digest, "field": sprintf("buildDefinition.externalParameters.%s", [field])}) if {
 	some p in provenances
-	not right_revision(p)
+	some field, want in {"revision": revision.commit, "repository": revision.repository}
+	object.get(object.get(p, "external", {}), field, "") != want
 }
 
-right_revision(p) if {
-	p.external.revision == revision.commit
-	p.external.repository == revision.repository
-	p.buildType == "https://hallmark-sc.github.io/build-types/pipeline/v1"
+reasons contains reason("EXTERNAL_PARAMETERS_UNEXPECTED", "provenance", "the provenance has a build type whose parameters this policy does not know", {"nearest": p.digest, "field": "buildDefinition.buildType"}) if {
+	some p in provenances
+	object.get(p, "buildType", "") != "https://hallmark-sc.github.io/build-types/pipeline/v1"
 }
 
-# What was seen of the build lies within the time that the provenance names.
+# What was seen of the build spans the time that the provenance names.
 reasons contains reason("EVIDENCE_TIME_OUT_OF_RANGE", "build", "the record of the build is of another time than the provenance", {"nearest": e.statement, "field": "startedOn"}) if {
 	some p in provenances
 	some e in evidence("build")
-	not within(e.record, p)
+	not within(e.times, p.times)
 }
 
 within(r, p) if {
-	time.parse_rfc3339_ns(r.startedOn) <= time.parse_rfc3339_ns(p.startedOn)
-	time.parse_rfc3339_ns(p.finishedOn) <= time.parse_rfc3339_ns(r.finishedOn)
+	p.started > 0
+	r.checkStarted <= p.started
+	p.started <= p.finished
+	p.finished <= r.checkFinished
 }
 
 # The components of evidence of SP 800-204D §5.1.1, and the inventories.
@@ -161,11 +248,20 @@ components := {
 	"cyclonedx": {"type": "https://cyclonedx.org/bom", "name": ""},
 }
 
-reasons contains reason("EVIDENCE_MISSING", component, sprintf("there is no %s attestation of this build", [component]), {"missing": sprintf("%s attestation", [component]), "fix": "hallmark run"}) if {
+reasons contains reason("EVIDENCE_MISSING", component, sprintf("there is no %s attestation of this build", [component]), object.union({"missing": sprintf("%s attestation", [component]), "fix": "hallmark run"}, similar(want))) if {
 	count(input.subjects) > 0
 	some component, want in components
 	not present(want)
 }
+
+similar(want) := {"nearest": near[0].digest, "field": other(near[0])} if {
+	near := [s | some s in input.statements; s.predicateType == want.type; s.name == want.name]
+	count(near) > 0
+} else := {}
+
+other(s) := "signer" if {
+	s.signer != "observer"
+} else := "subject"
 
 present(want) if {
 	some s in input.statements
