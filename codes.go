@@ -25,6 +25,7 @@ const (
 	// Dependencies.
 	CodeDependencyUnavailable Code = "DEPENDENCY_UNAVAILABLE"
 	CodeDependencyIntegrity   Code = "DEPENDENCY_INTEGRITY"
+	CodeDependencyScript      Code = "DEPENDENCY_INSTALL_SCRIPT"
 
 	// Scans.
 	CodeSecretFound       Code = "SECRET_FOUND"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/hallmark-sc/hallmark/internal/intake"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/sbom"
 	"github.com/hallmark-sc/hallmark/internal/scan"
@@ -40,6 +41,8 @@ func Alias(name string, args []string, stdin io.Reader, stdout, stderr io.Writer
 		err = sbom.WorkerMain(stdout)
 	case vuln.JobName:
 		err = vuln.WorkerMain(stdin, stdout)
+	case intake.JobName:
+		err = intake.WorkerMain(stdin, stderr)
 	default:
 		err = fmt.Errorf("there is no worker %q", job)
 	}

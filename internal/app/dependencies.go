@@ -4,68 +4,120 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"io/fs"
+	"fmt"
 	"os"
+	"path"
 	"path/filepath"
-	"strings"
-
-	"golang.org/x/mod/modfile"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/intake"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/scan"
 )
 
-// fetchDependencies knows so far only revisions that need nothing fetched: it
-// refuses the others instead of building without what they name.
-func fetchDependencies(_ context.Context, _ *room, dir, _ string) (pipeline.Dependencies, error) {
-	none := pipeline.Dependencies{}
-	needs := ""
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "vendor" || d.Name() == "node_modules") {
-			return fs.SkipDir
-		}
-		if d.Type().IsRegular() && needsFetching(p) && needs == "" {
-			needs, _ = filepath.Rel(dir, p)
-		}
-		return nil
-	})
-	if err != nil {
-		return none, err
-	}
-	if needs != "" {
-		return none, hallmark.WithHint(
-			hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeDependencyUnavailable, "%s names dependencies, and this version can't fetch any yet", needs),
-			"build a revision without third-party dependencies")
-	}
-	return none, nil
+// fetchWall bounds the fetching of all dependencies of a revision.
+const fetchWall = 20 * time.Minute
+
+// modCache is where fetched Go modules are seen in a sandbox.
+const modCache = "/dependencies/go"
+
+// resolver implements pipeline.Resolver.
+type resolver struct {
+	room    *room
+	gateway intake.Gateway
 }
 
-func needsFetching(p string) bool {
-	b, err := os.ReadFile(p)
+func (r *resolver) registries() map[intake.Registry]string {
+	out := map[intake.Registry]string{}
+	for kind, where := range r.room.params.Registries {
+		out[intake.Registry(kind)] = where
+	}
+	return out
+}
+
+func (r *resolver) Plan(_ context.Context, export pipeline.Export) (hallmark.Digest, error) {
+	plan, err := intake.ReadPlan(export.Dir)
+	if err != nil || plan.Empty() {
+		return "", err
+	}
+	digest, err := plan.Digest()
 	if err != nil {
-		return true
+		return "", err
 	}
-	switch filepath.Base(p) {
-	case "go.mod":
-		f, err := modfile.ParseLax(p, b, nil)
-		return err != nil || len(f.Require) > 0
-	case "package-lock.json":
-		var l struct {
-			Packages map[string]json.RawMessage `json:"packages"`
-		}
-		if json.Unmarshal(b, &l) != nil {
-			return true
-		}
-		for name := range l.Packages {
-			if strings.Contains(name, "node_modules/") {
-				return true
-			}
-		}
+	b, err := json.Marshal(map[string]any{"layout": 1, "plan": digest, "registries": r.registries()})
+	return hallmark.DigestOf(b), err
+}
+
+func (r *resolver) Fetch(ctx context.Context, export pipeline.Export, dest string) (pipeline.Dependencies, error) {
+	plan, err := intake.ReadPlan(export.Dir)
+	if err != nil {
+		return pipeline.Dependencies{}, err
 	}
-	return false
+	work := filepath.Join(r.room.work, "intake")
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return pipeline.Dependencies{}, fmt.Errorf("making the intake directory: %w", err)
+	}
+	res, err := intake.Fetch(ctx, intake.Config{Worker: r.room, Gateway: r.gateway, Registries: r.registries(), WorkDir: work, Wall: fetchWall}, plan, dest)
+	if err != nil {
+		return pipeline.Dependencies{}, err
+	}
+	return dependencies(res), removeAll(work)
+}
+
+func (r *resolver) Verify(_ context.Context, export pipeline.Export, dest string) (pipeline.Dependencies, error) {
+	plan, err := intake.ReadPlan(export.Dir)
+	if err != nil {
+		return pipeline.Dependencies{}, err
+	}
+	res, err := intake.Verify(plan, dest)
+	return dependencies(res), err
+}
+
+func dependencies(res intake.Result) pipeline.Dependencies {
+	var out pipeline.Dependencies
+	for _, d := range res.Dependencies {
+		out.List = append(out.List, attest.Dependency{PURL: d.PURL, Name: d.Name, Digests: d.Digests})
+	}
+	for _, t := range res.Trees {
+		target := modCache
+		if t.Module != "" {
+			target = path.Join(workspace, t.Module, "node_modules")
+		}
+		out.Mounts = append(out.Mounts, pipeline.Mount{Host: t.Host, Target: target})
+	}
+	return out
+}
+
+// Fetch implements intake.Worker.
+func (r *room) Fetch(ctx context.Context, job intake.Job) (intake.Report, error) {
+	if err := sandbox.Give(job.Out, r.hostID); err != nil {
+		return intake.Report{}, err
+	}
+	out, errs := &bounded{max: 1 << 20}, &bounded{max: 4 << 20}
+	rep, err := r.box.RunAs(ctx, r.hostID, sandbox.Spec{
+		Argv: append([]string{scan.Alias}, job.Args...), Self: true, Dir: "/", Stdin: bytes.NewReader(job.Stdin), Stdout: out, Stderr: errs, Limits: r.limits(job.Wall),
+		Env: []string{"PATH=" + sandbox.Path(), "HOME=/tmp/home", "TMPDIR=/tmp", "LANG=C.UTF-8"},
+		Mounts: []sandbox.Mount{
+			{Source: job.Manifests, Target: intake.ManifestsDir},
+			{Source: job.Out, Target: intake.OutDir, Writable: true},
+			{Source: job.Socket, Target: intake.SocketPath, Writable: true},
+		},
+	})
+	if err != nil {
+		return intake.Report{}, err
+	}
+	if err := sandbox.Take(job.Out); err != nil {
+		return intake.Report{}, err
+	}
+	report := intake.Report{Stdout: out.b, Stderr: errs.b, ExitCode: rep.ExitCode, LimitHit: rep.LimitHit}
+	for _, e := range rep.Egress {
+		report.Egress = append(report.Egress, e.Address)
+	}
+	return report, nil
 }

@@ -34,6 +34,7 @@ type InitConfig struct {
 	SingleOperator bool
 	Administrators []string
 	Passphrase     []byte
+	Registries     map[string]string // kind (go, npm) to URL, for the first policy
 }
 
 // InitResult says what the home is.
@@ -43,6 +44,7 @@ type InitResult struct {
 	Origin        string
 	Mode          string
 	PolicyVersion int
+	Registries    map[string]string // kind to URL, or none
 	Warnings      []string
 }
 
@@ -54,6 +56,8 @@ type identityFile struct {
 	Mode           string    `json:"mode"`
 	Administrators []string  `json:"administrators"`
 	AllowedSigners string    `json:"allowedSigners"`
+
+	Registries map[string]string `json:"registries,omitempty"`
 }
 
 func (f identityFile) trustDomain() string { return f.ID + ".hallmark.internal" }
@@ -93,10 +97,13 @@ func Init(ctx context.Context, cfg InitConfig) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, fmt.Errorf("encoding the roots: %w", err)
 	}
-	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn})
+	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Registries: id.Registries})
 	docJSON, err := doc.Encode()
 	if err != nil {
 		return InitResult{}, fmt.Errorf("encoding the policy: %w", err)
+	}
+	if _, err := policy.ParseDocument(docJSON); err != nil {
+		return InitResult{}, err
 	}
 	bundles, err := signGenesis(ctx, l, id, keys, trusted, docJSON)
 	if err != nil {
@@ -134,7 +141,10 @@ func existing(l Layout) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
-	res := InitResult{Roots: hallmark.DigestOf(b), Origin: roots.Logs[0].Origin, Mode: roots.Mode, PolicyVersion: doc.Version}
+	res := InitResult{Roots: hallmark.DigestOf(b), Origin: roots.Logs[0].Origin, Mode: roots.Mode, PolicyVersion: doc.Version, Registries: map[string]string{}}
+	for _, kind := range []string{"go", "npm"} {
+		res.Registries[kind] = doc.Parameters["registries."+kind]
+	}
 	if doc.AllowedSigners == "" {
 		res.Warnings = append(res.Warnings, "the policy allows no signer: every commit will be denied until one is allowed")
 	}
@@ -181,7 +191,7 @@ func decideIdentity(l Layout, cfg InitConfig) (identityFile, error) {
 	if _, err := rand.Read(raw[:]); err != nil {
 		return id, hallmark.Errorf(hallmark.KindInternal, "drawing a home id: %w", err)
 	}
-	id.ID = hex.EncodeToString(raw[:])
+	id.ID, id.Registries = hex.EncodeToString(raw[:]), cfg.Registries
 	if b, err = json.MarshalIndent(id, "", "  "); err != nil {
 		return id, err
 	}

@@ -142,6 +142,9 @@ func (s scanners) all() []pipeline.Scanner {
 		scannerPort{"sast", fixed(sast.RuleDigest()), func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 			var mounts []scan.Mount
 			for _, m := range in.Dependencies.Mounts {
+				if strings.HasPrefix(m.Target, workspace+"/") {
+					continue // of the build's workspace, which a scanner has not
+				}
 				mounts = append(mounts, scan.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 			}
 			return wrap(sast.Scan(ctx, sast.Config{Worker: s.room, Thresholds: t, Uncovered: p.Uncovered, Clock: now, Tool: s.tool, Wall: scanWall}, in.Revision, in.Export.Dir, mounts))
@@ -423,11 +426,4 @@ func platform() map[string]string {
 	}
 	out["image"] = "host"
 	return out
-}
-
-// resolver implements pipeline.Resolver.
-type resolver struct{ room *room }
-
-func (r *resolver) Fetch(ctx context.Context, export pipeline.Export, dest string) (pipeline.Dependencies, error) {
-	return fetchDependencies(ctx, r.room, export.Dir, dest)
 }

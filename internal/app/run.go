@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan"
+	"github.com/hallmark-sc/hallmark/internal/upstream"
 	"github.com/hallmark-sc/hallmark/verify"
 )
 
@@ -103,6 +104,10 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
+	gateway, err := upstream.New(upstream.Config{})
+	if err != nil {
+		return pc, nil, err
+	}
 	room := &room{box: box, hostID: sandbox.HostID(), work: work, params: h.params}
 	fingerprintKey, err := os.ReadFile(h.Fingerprints())
 	if err != nil {
@@ -112,7 +117,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	sc := scanners{home: h, room: room, tool: tool, source: src, key: fingerprintKey}
 	roots := h.verifier.Roots()
 	pc = pipeline.Config{
-		Source: src, Resolver: &resolver{room: room}, Scanners: sc.all(), Builder: &builder{home: h, room: room, tool: tool, stores: h.stores},
+		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), Builder: &builder{home: h, room: room, tool: tool, stores: h.stores},
 		Documents: documents{}, Signer: signer, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
 		Saves: h.stores.index, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},
@@ -217,9 +222,6 @@ func (r *room) Run(ctx context.Context, job scan.Job) (scan.Report, error) {
 	}
 	return scan.Report{Stdout: out.b, Stderr: errs.b, ExitCode: rep.ExitCode, LimitHit: rep.LimitHit, Egress: len(rep.Egress)}, nil
 }
-
-// modCache is where fetched Go modules are seen in a sandbox.
-const modCache = "/dependencies/go"
 
 // bounded keeps the beginning of what is written.
 type bounded struct {

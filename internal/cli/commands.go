@@ -4,7 +4,9 @@
 package cli
 
 import (
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +45,7 @@ func initCommand(s *streams) *cobra.Command {
 	var cfg app.InitConfig
 	var passFile string
 	var repo bool
+	var registry []string
 	cmd := &cobra.Command{
 		Use:   "init [DIR]",
 		Short: "make the home: keys, pinned roots, signed policy, log and store",
@@ -82,12 +85,15 @@ in DIR (default: the current directory) instead.`,
 				return err
 			}
 			cfg.Home = home
+			if cfg.Registries, err = registries(cmd.Context(), registry); err != nil {
+				return err
+			}
 			res, err := app.Init(cmd.Context(), cfg)
 			if err != nil {
 				return err
 			}
 			if s.json {
-				s.message(map[string]any{"type": "init", "home": home, "created": res.Created, "roots": res.Roots, "policyVersion": res.PolicyVersion, "origin": res.Origin, "mode": res.Mode})
+				s.message(map[string]any{"type": "init", "home": home, "created": res.Created, "roots": res.Roots, "policyVersion": res.PolicyVersion, "registries": res.Registries, "origin": res.Origin, "mode": res.Mode})
 				return nil
 			}
 			if res.Created {
@@ -97,6 +103,9 @@ in DIR (default: the current directory) instead.`,
 			}
 			s.print("roots %s", res.Roots)
 			s.print("log   %s", res.Origin)
+			for _, kind := range slices.Sorted(maps.Keys(res.Registries)) {
+				s.print("%-5s packages from %s", kind, res.Registries[kind])
+			}
 			for _, w := range res.Warnings {
 				s.note("%s", w)
 			}
@@ -107,6 +116,7 @@ in DIR (default: the current directory) instead.`,
 	cmd.Flags().StringVar(&cfg.AllowedSigners, "allowed-signers", "", "OpenSSH allowed_signers file: who may sign commits")
 	cmd.Flags().BoolVar(&cfg.SingleOperator, "single-operator", false, "one administrator; every verdict says so")
 	cmd.Flags().StringSliceVar(&cfg.Administrators, "administrator", nil, "name of an administrator (repeat; default: the first allowed signer)")
+	cmd.Flags().StringArrayVar(&registry, "registry", nil, "where dependencies are fetched from, go=URL or npm=URL (default: what the client on this machine is set to, or none)")
 	cmd.Flags().BoolVar(&repo, "repo", false, "write a starter pipeline definition for a project instead")
 	passphraseFlag(cmd, &passFile)
 	return cmd

@@ -64,9 +64,14 @@ type Export struct {
 // Resolver fetches dependencies before the build, without keys, from the named
 // registries only.
 type Resolver interface {
-	// Fetch fills dest and returns what it fetched. Errors carry
-	// DEPENDENCY_UNAVAILABLE or DEPENDENCY_INTEGRITY.
+	// Plan names all that Fetch depends on: manifests, lock files, registries.
+	// "" means that nothing has to be fetched.
+	Plan(ctx context.Context, export Export) (hallmark.Digest, error)
+	// Fetch fills dest and returns what it fetched and verified. Errors that the
+	// revision or a registry caused carry a DEPENDENCY_ code.
 	Fetch(ctx context.Context, export Export, dest string) (Dependencies, error)
+	// Verify hashes everything in dest, which an earlier Fetch filled, again.
+	Verify(ctx context.Context, export Export, dest string) (Dependencies, error)
 }
 
 // Dependencies are what was fetched, and where it lies for the sandbox.

@@ -7,8 +7,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -63,50 +65,75 @@ func (r *run) observe(rev string) error {
 	return r.runBuild()
 }
 
-// resolve fetches dependencies into a directory of its own key. The directory
-// appears under its final name only when it is complete.
+// resolve fetches dependencies into a directory that is named by all they depend
+// on, so that revisions with equal lock files share it. The directory gets its
+// name only when it is complete, and is hashed again before every use.
 func (r *run) resolve() error {
 	start := r.begin("resolve")
-	key := r.key("resolve", "")
-	final := filepath.Join(r.cfg.DepsDir, key.Hex()[:32])
-	if b, ok, err := r.saved("resolve", key); err != nil {
-		return err
-	} else if ok {
-		if _, err := os.Stat(final); err == nil && json.Unmarshal(b, &r.deps) == nil {
+	plan, err := r.cfg.Resolver.Plan(r.ctx, r.export)
+	if err == nil && plan == "" {
+		r.resolved(start, Finished)
+		return nil
+	}
+	if err != nil {
+		return r.unresolved(start, err)
+	}
+	final := filepath.Join(r.cfg.DepsDir, plan.Hex()[:32])
+	if _, err := os.Stat(final); err == nil {
+		if r.deps, err = r.cfg.Resolver.Verify(r.ctx, r.export, final); err == nil {
 			r.depsDir = final
-			r.cfg.Progress(Event{Stage: "resolve", State: Reused, Detail: count(len(r.deps.List), "dependency", "dependencies")})
+			r.resolved(start, Reused)
 			return nil
 		}
-	}
-	if err := os.RemoveAll(final); err != nil {
-		return fmt.Errorf("removing unfinished dependencies %s: %w", final, err)
+		// Damaged or altered: it is not mended but fetched again.
+		if err := removeTree(final); err != nil {
+			return fmt.Errorf("removing altered dependencies %s: %w", final, err)
+		}
 	}
 	part := filepath.Join(r.cfg.WorkDir, "deps")
 	if err := os.MkdirAll(part, 0o755); err != nil {
 		return fmt.Errorf("making dependency directory: %w", err)
 	}
-	deps, err := r.cfg.Resolver.Fetch(r.ctx, r.export, part)
-	if err != nil {
-		code := hallmark.CodeOf(err)
-		if code != hallmark.CodeDependencyIntegrity && code != hallmark.CodeDependencyUnavailable {
-			return fmt.Errorf("fetching dependencies: %w", err)
+	if r.deps, err = r.cfg.Resolver.Fetch(r.ctx, r.export, part); err != nil {
+		return r.unresolved(start, err)
+	}
+	if err := os.Rename(part, final); err != nil {
+		return fmt.Errorf("keeping dependencies: %w", err)
+	}
+	r.depsDir = final
+	r.resolved(start, Finished)
+	return nil
+}
+
+func (r *run) resolved(start time.Time, state State) {
+	r.cfg.Progress(Event{Stage: "resolve", State: state, Elapsed: r.cfg.Clock().Sub(start), Detail: count(len(r.deps.List), "dependency", "dependencies")})
+}
+
+// unresolved records that dependencies could not be had, which denies; what is
+// no fault of the revision or a registry ends the run.
+func (r *run) unresolved(start time.Time, err error) error {
+	code := hallmark.CodeOf(err)
+	if !strings.HasPrefix(string(code), "DEPENDENCY_") {
+		return fmt.Errorf("fetching dependencies: %w", err)
+	}
+	r.deps = Dependencies{}
+	r.depsFail = &hallmark.Reason{Code: code, Check: "build", Message: err.Error(), Fix: hallmark.HintOf(err)}
+	r.cfg.Progress(Event{Stage: "resolve", State: Finished, Outcome: hallmark.Errored, Elapsed: r.cfg.Clock().Sub(start), Detail: string(code)})
+	return nil
+}
+
+// removeTree removes a tree whose directories may be read-only.
+func removeTree(dir string) error {
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(p, 0o700)
 		}
-		r.depsFail = &hallmark.Reason{Code: code, Check: "build", Message: err.Error(), Fix: hallmark.HintOf(err)}
-		r.cfg.Progress(Event{Stage: "resolve", State: Finished, Outcome: hallmark.Errored, Elapsed: r.cfg.Clock().Sub(start), Detail: err.Error()})
 		return nil
-	}
-	r.deps, r.depsDir = deps, part
-	if len(deps.Mounts) > 0 {
-		if err := os.Rename(part, final); err != nil {
-			return fmt.Errorf("keeping dependencies: %w", err)
-		}
-		r.depsDir = final
-	}
-	if err := r.save("resolve", key, deps); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	r.cfg.Progress(Event{Stage: "resolve", State: Finished, Elapsed: r.cfg.Clock().Sub(start), Detail: count(len(deps.List), "dependency", "dependencies")})
-	return nil
+	return os.RemoveAll(dir)
 }
 
 func (r *run) input() Input {
@@ -240,12 +267,18 @@ func (r *run) blank(check string, o hallmark.Outcome, why ...hallmark.Reason) ha
 	return rec
 }
 
+// depsDigest names the packages that later stages see.
+func (r *run) depsDigest() hallmark.Digest {
+	b, _ := json.Marshal(r.deps.List) // strings and maps of strings always encode
+	return hallmark.DigestOf(b)
+}
+
 // key names everything a stage's result depends on.
 func (r *run) key(stage, more string) hallmark.Digest {
 	rev := r.revision()
-	return hallmark.DigestOf(fmt.Appendf(nil, "v1\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s",
+	return hallmark.DigestOf(fmt.Appendf(nil, "v2\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s",
 		stage, rev.Repository, rev.Ref, rev.Commit, rev.Tree, r.export.Manifest,
-		hallmark.DigestOf(r.export.Pipeline), r.cfg.Policy, r.cfg.Tool.Digest, more))
+		hallmark.DigestOf(r.export.Pipeline), r.cfg.Policy, r.cfg.Tool.Digest, r.depsDigest(), more))
 }
 
 func (r *run) saved(stage string, key hallmark.Digest) ([]byte, bool, error) {

@@ -15,6 +15,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +64,7 @@ func Table() []Parameter {
 	severity := oneOf("info", "low", "medium", "high", "critical")
 	duration := func(s string) error { _, err := parseDuration(s); return err }
 	size := func(s string) error { _, err := parseSize(s); return err }
+	registry := func(s string) error { _, err := parseRegistry(s); return err }
 	number := func(s string) error { _, err := parseNumber(s); return err }
 	return []Parameter{
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
@@ -71,6 +74,8 @@ func Table() []Parameter {
 		{"advisories.maxAge", "7d", "advisory data whose newest record is older is an error", duration},
 		{"scans.maxAge", "30d", "scans older than this no longer count", duration},
 		{"reuse.maxAge", "24h", "saved results of stages older than this are made again", duration},
+		{"registries.go", "none", "the only Go module proxy that dependencies are fetched from: a URL, or none", registry},
+		{"registries.npm", "none", "the only npm registry that dependencies are fetched from: a URL, or none", registry},
 		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
@@ -171,10 +176,29 @@ func parseNumber(s string) (int, error) {
 	return n, nil
 }
 
+// parseRegistry reads where a registry is; "" is none. Plain http is for
+// registries on this machine's loopback only.
+func parseRegistry(s string) (string, error) {
+	if s == "none" {
+		return "", nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Opaque != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.ContainsAny(s, ", |") {
+		return "", fmt.Errorf("want none or https://HOST/PATH, without user or query")
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	local := u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+	if u.Scheme != "https" && (u.Scheme != "http" || !local) {
+		return "", fmt.Errorf("want https; plain http is for registries on this machine")
+	}
+	return s, nil
+}
+
 // Options are what a first policy is made from.
 type Options struct {
 	AllowedSigners string
 	IssuedOn       time.Time
+	Registries     map[string]string // kind, such as go or npm, to URL
 }
 
 // Default is the first policy of a home.
@@ -185,6 +209,9 @@ func Default(o Options) Document {
 	}
 	for _, p := range Table() {
 		d.Parameters[p.Key] = p.Default
+	}
+	for kind, where := range o.Registries {
+		d.Parameters["registries."+kind] = where
 	}
 	return d
 }
@@ -337,6 +364,7 @@ type Parameters struct {
 	BuildTimeout                               time.Duration
 	BuildMemory, BuildDisk                     int64
 	BuildPIDs, BuildCPUs                       int
+	Registries                                 map[string]string // kind to URL; none is absent
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -359,6 +387,14 @@ func (d Document) Typed() (Parameters, error) {
 	p.BuildTimeout, p.BuildMemory, p.BuildDisk = dur("build.timeout"), size("build.memory"), size("build.disk")
 	p.BuildPIDs, p.BuildCPUs = num("build.pids"), num("build.cpus")
 	p.Required, p.Builders, p.Guarantees = splitList(get["checks.required"]), splitList(get["build.builders"]), splitList(get["build.guarantees"])
+	p.Registries = map[string]string{}
+	for _, kind := range []string{"go", "npm"} {
+		if where, err := parseRegistry(get["registries."+kind]); err != nil {
+			note(err)
+		} else if where != "" {
+			p.Registries[kind] = where
+		}
+	}
 	p.EgressAllowed = get["build.egress"] == "record"
 	if len(errs) > 0 {
 		return p, hallmark.Errorf(hallmark.KindInvalid, "reading parameters: %w", errs[0])

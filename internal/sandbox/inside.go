@@ -192,14 +192,23 @@ func furnish(r room) (overlay bool, err error) {
 	f.etc()
 	f.tmpfs("/tmp", "mode=1777,size="+strconv.FormatInt(r.Limits.Disk, 10))
 	f.tmpfs("/dev/shm", "mode=1777,size="+strconv.FormatInt(r.Limits.Disk/4, 10))
+	// What is seen inside the workspace has to wait for it.
+	later := func(m Mount) bool { return r.Workspace != nil && strings.HasPrefix(m.Target, r.Workspace.Target+"/") }
 	for i, m := range r.Mounts {
-		f.put(strconv.Itoa(i), m.Target, m.Writable)
+		if !later(m) {
+			f.put(strconv.Itoa(i), m.Target, m.Writable)
+		}
 	}
 	if r.Self != "" {
 		f.put("self", SelfPath, false)
 	}
 	if r.Workspace != nil {
 		overlay = f.workspace(*r.Workspace)
+	}
+	for i, m := range r.Mounts {
+		if later(m) {
+			f.put(strconv.Itoa(i), m.Target, m.Writable)
+		}
 	}
 	f.enter()
 	return overlay, f.err
