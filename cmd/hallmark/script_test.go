@@ -48,6 +48,7 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("OSV", filepath.Join(root, "testdata", "osv"))
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+			startRegistry(env)
 			for _, name := range []string{"GOPROXY", "GOMODCACHE", "GOFLAGS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "NPM_CONFIG_REGISTRY", "npm_config_registry", "NODE_EXTRA_CA_CERTS"} {
 				if v, ok := os.LookupEnv(name); ok {
 					env.Setenv(name, v)
@@ -56,7 +57,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
+			"registry": cmdRegistry, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance,
 			"dropeach": cmdDropEach, "snapshot": cmdSnapshot,
@@ -98,7 +99,7 @@ func cmdKey(ts *testscript.TestScript, _ bool, args []string) {
 func cmdHome(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("HALLMARK_HOME", ts.MkAbs("home"))
 	for _, args := range [][]string{
-		{"init", "--single-operator", "--allowed-signers", ts.MkAbs("allowed_signers")},
+		{"init", "--single-operator", "--allowed-signers", ts.MkAbs("allowed_signers"), "--registry", "go=" + ts.Getenv("REGISTRY"), "--registry", "npm=" + ts.Getenv("REGISTRY")},
 		{"advisories", "sync", ts.Getenv("OSV")},
 		{"policy", "set", "advisories.maxAge=3650d"},
 	} {

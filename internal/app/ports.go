@@ -282,7 +282,12 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err := sandbox.NewScratch(scratch, b.room.hostID); err != nil {
 		return pipeline.BuildOutput{}, err
 	}
+	cache := filepath.Join(workDir, "cache")
+	if err := sandbox.NewScratch(cache, b.room.hostID); err != nil {
+		return pipeline.BuildOutput{}, err
+	}
 	eng := &engine{room: b.room, source: in.Export.Dir, scratch: scratch}
+	eng.mounts = append(eng.mounts, sandbox.Mount{Source: cache, Target: build.CacheDir, Writable: true})
 	for _, m := range in.Dependencies.Mounts {
 		eng.mounts = append(eng.mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 	}

@@ -84,13 +84,17 @@ func (s StepResult) Good() bool {
 	return s.Report.ExitCode == 0 && s.Report.Signal == "" && s.Report.LimitHit == ""
 }
 
+// CacheDir is a directory that the steps of one build share, like the workspace;
+// no other build ever sees it.
+const CacheDir = "/cache"
+
 // Environment is the whole environment of every step; base is the engine's PATH.
 func Environment(path string, commitTime time.Time, extra map[string]string) []string {
 	env := map[string]string{
 		"PATH": path, "HOME": "/tmp/home", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "CI": "true",
 		"SOURCE_DATE_EPOCH": fmt.Sprint(commitTime.Unix()),
 		// The toolchain is what the platform has, and asks nobody for another.
-		"GOTOOLCHAIN": "local", "GOPROXY": "off", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOCACHE": "/tmp/gocache", "GOENV": "off", "GOTELEMETRY": "off",
+		"GOTOOLCHAIN": "local", "GOPROXY": "off", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOCACHE": CacheDir + "/go", "GOENV": "off", "GOTELEMETRY": "off",
 	}
 	maps.Copy(env, extra)
 	var out []string

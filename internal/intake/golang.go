@@ -164,8 +164,8 @@ func checkZip(sums map[string]string, mod, version, at, dir string) (Dependency,
 		return Dependency{}, wrong("go.sum: hash %s of %s can't be read", want, key)
 	}
 	namespace, name := path.Split(mod)
-	return Dependency{
-		PURL:    packageurl.NewPackageURL(packageurl.TypeGolang, strings.TrimSuffix(namespace, "/"), name, version, nil, "").ToString(),
+	return Dependency{ // as the inventory names it, without the v of the version
+		PURL:    packageurl.NewPackageURL(packageurl.TypeGolang, strings.TrimSuffix(namespace, "/"), name, strings.TrimPrefix(version, "v"), nil, "").ToString(),
 		Name:    mod + "@" + version,
 		Digests: map[string]string{"sha256": sum.Hex(), "dirHash1": hex.EncodeToString(raw)},
 	}, nil

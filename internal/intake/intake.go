@@ -77,6 +77,11 @@ const (
 	ManifestsDir = "/manifests"
 	OutDir       = "/out"
 	SocketPath   = "/gateway.sock"
+
+	// GoPrefix is the first path element of what the gateway asks the Go
+	// registry for; all else is npm's, whose client puts paths at the root. No
+	// npm package may have such a name.
+	GoPrefix = ".go"
 )
 
 // Config is what fetching needs. Registries are those of the signed policy; one

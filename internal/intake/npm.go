@@ -131,13 +131,15 @@ func (l lock) check() error {
 		}
 		u, err := url.Parse(e.Resolved)
 		switch {
-		case e.Resolved == "" || e.Integrity == "":
-			return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeDependencyIntegrity, "%s: %s has no resolved address or no integrity", l.name, at),
+		case e.Integrity == "":
+			return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeDependencyIntegrity, "%s: %s has no integrity", l.name, at),
 				"npm install --package-lock-only, and commit the lock file")
+		case e.Resolved == "": // the registry says where it is, the integrity what it is
 		case err != nil || u.Scheme != "https" && u.Scheme != "http" || !strings.HasSuffix(u.Path, ".tgz") || !strings.Contains(u.Path, "/"+path.Base(name)+"/-/"):
 			return hallmark.WithHint(hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeDependencyUnavailable, "%s: %s comes from %.120q, which is no registry's address of %s", l.name, at, e.Resolved, name),
 				"depend on a published version of it")
-		case e.HasInstallScript && e.fits():
+		}
+		if e.HasInstallScript && e.fits() {
 			return hallmark.WithHint(hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeDependencyScript, "%s: %s@%s runs an install script: packages are fetched without running any", l.name, name, e.Version),
 				"use a package that needs none")
 		}
@@ -263,9 +265,15 @@ func (e lockEntry) verify(at string, installed []string, modules, archives strin
 	if got := sha512.Sum512(b); !bytes.Equal(got[:], sum) {
 		return Dependency{}, wrong("the archive of %s@%s has other bytes than the lock file names", name, e.Version)
 	}
-	held, err := archive(b)
+	held, manifest, err := archive(b)
 	if err != nil {
 		return Dependency{}, wrong("reading the archive of %s@%s: %w", name, e.Version, err)
+	}
+	// A lock file may keep quiet about scripts; the package itself can't.
+	if why := scripted(held, manifest); why != "" {
+		return Dependency{}, hallmark.WithHint(
+			hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeDependencyScript, "%s@%s %s: packages are fetched without running anything", name, e.Version, why),
+			"use a package that needs none")
 	}
 	for _, file := range installed {
 		inside := strings.TrimPrefix(file, at+"/")
@@ -293,35 +301,66 @@ const (
 )
 
 // archive lists the regular files of an npm package, without their first path
-// element. A doubled name keeps the last, as unpacking does.
-func archive(b []byte) (map[string][sha256.Size]byte, error) {
+// element, and returns its package.json. A doubled name keeps the last, as
+// unpacking does.
+func archive(b []byte) (held map[string][sha256.Size]byte, manifest []byte, err error) {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	out := map[string][sha256.Size]byte{}
 	in := tar.NewReader(io.LimitReader(z, maxUnpacked))
 	for n := 0; ; n++ {
 		h, err := in.Next()
 		if errors.Is(err, io.EOF) {
-			return out, nil
+			return out, manifest, nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if n > maxEntries {
-			return nil, fmt.Errorf("more than %d entries", maxEntries)
+			return nil, nil, fmt.Errorf("more than %d entries", maxEntries)
 		}
 		_, name, ok := strings.Cut(path.Clean(strings.TrimPrefix(h.Name, "/")), "/")
 		if h.Typeflag != tar.TypeReg || !ok {
 			continue
 		}
 		sum := sha256.New()
-		if _, err := io.Copy(sum, in); err != nil {
-			return nil, err
+		var text bytes.Buffer
+		to := io.Writer(sum)
+		if name == "package.json" {
+			if h.Size > maxManifest {
+				return nil, nil, fmt.Errorf("a package.json of %d bytes", h.Size)
+			}
+			to = io.MultiWriter(sum, &text)
+		}
+		if _, err := io.Copy(to, in); err != nil {
+			return nil, nil, err
+		}
+		if name == "package.json" {
+			manifest = text.Bytes()
 		}
 		out[name] = [sha256.Size]byte(sum.Sum(nil))
 	}
+}
+
+// scripted says what of a package npm would run when it is installed.
+func scripted(held map[string][sha256.Size]byte, manifest []byte) string {
+	var m struct {
+		Scripts map[string]json.RawMessage `json:"scripts"`
+	}
+	if err := json.Unmarshal(manifest, &m); err != nil {
+		return "has a package.json that can't be read"
+	}
+	for _, s := range []string{"preinstall", "install", "postinstall"} {
+		if _, ok := m.Scripts[s]; ok {
+			return "runs an install script (" + s + ")"
+		}
+	}
+	if _, ok := held["binding.gyp"]; ok {
+		return "compiles code when it is installed (binding.gyp)"
+	}
+	return ""
 }
 
 // checkLinks allows the links that npm makes: programs in .bin, and parts of the

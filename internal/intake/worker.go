@@ -22,6 +22,8 @@ type workOrder struct {
 	NPM []string   `json:"npm"`
 }
 
+const manifestsCopy = "/tmp/manifests"
+
 // WorkerMain is the worker: it lends the package managers a loopback address
 // that leads to the gateway's socket, and runs them over the manifests.
 func WorkerMain(stdin io.Reader, stderr io.Writer) error {
@@ -38,6 +40,11 @@ func WorkerMain(stdin io.Reader, stderr io.Writer) error {
 	base := "http://" + l.Addr().String()
 	if err := os.MkdirAll("/tmp/home", 0o755); err != nil {
 		return fmt.Errorf("intake: making a home: %w", err)
+	}
+	// A copy: the go command adds hashes that go.sum lacks, and what it added is
+	// told from what was committed outside.
+	if err := os.CopyFS(manifestsCopy, os.DirFS(ManifestsDir)); err != nil {
+		return fmt.Errorf("intake: copying manifests: %w", err)
 	}
 	for _, m := range order.Go {
 		if err := fetchModules(m, base, stderr); err != nil {
@@ -98,22 +105,19 @@ func fetchModules(m GoModule, base string, stderr io.Writer) error {
 	if m.Workspace {
 		work = ""
 	}
-	env := append(common(), "GOPROXY="+base+"/go", "GOMODCACHE="+OutDir+"/go", "GOCACHE=/tmp/gocache", "GOENV=off", "GOTOOLCHAIN=local", "GOFLAGS=-mod=readonly",
+	env := append(common(), "GOPROXY="+base+"/"+GoPrefix, "GOMODCACHE="+OutDir+"/go", "GOCACHE=/tmp/gocache", "GOENV=off", "GOTOOLCHAIN=local", "GOFLAGS=-mod=readonly",
 		"GOSUMDB=off", "GONOPROXY=none", "GOPRIVATE=", "GOVCS=*:off", "GOTELEMETRY=off", "GOWORK="+work)
-	return run(filepath.Join(ManifestsDir, filepath.FromSlash(m.Dir)), env, stderr, "go", "mod", "download")
+	return run(filepath.Join(manifestsCopy, filepath.FromSlash(m.Dir)), env, stderr, "go", "mod", "download")
 }
 
 // fetchPackages installs one lock file's packages, running none of their code.
 func fetchPackages(i int, dir, base string, stderr io.Writer) error {
-	at := filepath.Join("/tmp", fmt.Sprintf("npm-%d", i))
-	if err := os.CopyFS(at, os.DirFS(filepath.Join(ManifestsDir, filepath.FromSlash(dir)))); err != nil {
-		return fmt.Errorf("intake: copying manifests: %w", err)
-	}
+	at := filepath.Join(manifestsCopy, filepath.FromSlash(dir))
 	host := filepath.Join(OutDir, filepath.FromSlash(npmHost(i)))
 	if err := os.MkdirAll(host, 0o755); err != nil {
 		return fmt.Errorf("intake: making node_modules: %w", err)
 	}
-	env := append(common(), "npm_config_userconfig=/dev/null", "npm_config_globalconfig=/tmp/none", "npm_config_cache=/tmp/npm-cache", "npm_config_registry="+base+"/npm/",
+	env := append(common(), "npm_config_userconfig=/dev/null", "npm_config_globalconfig=/tmp/none", "npm_config_cache=/tmp/npm-cache", "npm_config_registry="+base+"/",
 		"npm_config_replace_registry_host=always", "npm_config_ignore_scripts=true", "npm_config_audit=false", "npm_config_fund=false", "npm_config_update_notifier=false",
 		"npm_config_fetch_retries=2", "npm_config_install_links=false", "npm_config_progress=false", "npm_config_loglevel=error")
 	if err := run(at, env, stderr, "npm", "ci"); err != nil {

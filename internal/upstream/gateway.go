@@ -145,10 +145,14 @@ func (s *session) Close() ([]intake.Fetched, error) {
 	return slices.Clone(s.fetched), nil
 }
 
-// ServeHTTP asks the registry that the first path element names.
+// ServeHTTP asks the registry that the path belongs to.
 func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	name, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
-	f := intake.Fetched{Registry: intake.Registry(name), Path: rest}
+	rest := strings.TrimPrefix(r.URL.EscapedPath(), "/")
+	f := intake.Fetched{Registry: intake.RegistryNPM}
+	if modules, ok := strings.CutPrefix(rest, intake.GoPrefix+"/"); ok {
+		f.Registry, rest = intake.RegistryGo, modules
+	}
+	f.Path = rest
 	defer func() { s.record(f) }() // also of an answer that was broken off
 	base, ok := s.bases[f.Registry]
 	switch {
@@ -188,6 +192,8 @@ func (s *session) pass(w http.ResponseWriter, r *http.Request, base *url.URL, f 
 	defer cancel()
 	stop := context.AfterFunc(r.Context(), cancel)
 	defer stop()
+	// npm's client keeps the whole path of an archive's address.
+	f.Path = strings.TrimPrefix(f.Path, strings.Trim(base.EscapedPath(), "/")+"/")
 	to := strings.TrimSuffix(base.String(), "/") + "/" + f.Path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to, nil)
 	if err != nil {
