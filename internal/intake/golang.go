@@ -146,7 +146,7 @@ func checkZip(sums map[string]string, mod, version, at, dir string) (Dependency,
 		return Dependency{}, wrong("the note of the archive's hash of %s@%s is missing or says something else", mod, version)
 	}
 	if unpacked, err := dirhash.HashDir(dir, mod+"@"+version, dirhash.Hash1); err != nil {
-		return Dependency{}, fmt.Errorf("hashing %s: %w", dir, err)
+		return Dependency{}, wrong("hashing what %s@%s was unpacked to: %w", mod, version, err)
 	} else if unpacked != want {
 		return Dependency{}, wrong("%s@%s was unpacked to other files than its archive holds", mod, version)
 	}
