@@ -222,3 +222,45 @@ func TestSummaryCountsEveryRow(t *testing.T) {
 		t.Errorf("summary %v", counts)
 	}
 }
+
+// Every test that a row names passed in this very run of all tests: a test that
+// was skipped or renamed proves nothing. $HALLMARK_TEST_EVENTS is what
+// go test -json wrote; scripts/test sets it after the tests have run.
+func TestNamedTestsRan(t *testing.T) {
+	file := os.Getenv("HALLMARK_TEST_EVENTS")
+	if file == "" {
+		t.Skip("HALLMARK_TEST_EVENTS names no record of tests: scripts/test has one")
+	}
+	passed := passedTests(t, file)
+	const module = "github.com/hallmark-sc/hallmark/"
+	for _, ref := range Tests() {
+		name := module + ref.Package + "." + ref.Func
+		if ref.Script != "" {
+			name = module + "cmd/hallmark.TestScript/" + ref.Script
+		}
+		if !passed[name] {
+			t.Errorf("rows %v rest on %s, which did not run to a pass", ref.Rows, ref.Ref)
+		}
+	}
+}
+
+// passedTests reads the events of go test -json.
+func passedTests(t *testing.T, file string) map[string]bool {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	passed := map[string]bool{}
+	for dec := json.NewDecoder(f); dec.More(); {
+		var e struct{ Action, Package, Test string }
+		if err := dec.Decode(&e); err != nil {
+			t.Fatalf("reading %s: %v", file, err)
+		}
+		if e.Test != "" && e.Action == "pass" {
+			passed[e.Package+"."+e.Test] = true
+		}
+	}
+	return passed
+}
