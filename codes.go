@@ -50,6 +50,7 @@ const (
 	CodeBuildLimit          Code = "BUILD_LIMIT_EXCEEDED"
 	CodeBuildNotIsolated    Code = "BUILD_NOT_ISOLATED"
 	CodeBuildPolicy         Code = "BUILD_POLICY_REFUSED"
+	CodeBuildTool           Code = "BUILD_TOOL_NOT_APPROVED"
 	CodeNetworkUnavailable  Code = "PIPELINE_NETWORK_UNAVAILABLE"
 	CodeSandboxUnavailable  Code = "SANDBOX_UNAVAILABLE"
 	CodeSourceChangedInside Code = "SOURCE_CHANGED_DURING_BUILD"

@@ -128,6 +128,13 @@ type SCAI struct {
 	Name       string              `json:"https://hallmark-sc.github.io/ext/name/v0.1"`
 }
 
+// Attributes of a tool that was there, which the target names: in the approved
+// inventory of the policy, or of a policy that has none.
+const (
+	AttributeTool         = "TOOL_PRESENT"
+	AttributeToolApproved = "TOOL_APPROVED"
+)
+
 // SCAIAttribute is one claim about the subject or about Target.
 type SCAIAttribute struct {
 	Attribute  string              `json:"attribute"`

@@ -384,6 +384,12 @@ func Doctor(ctx context.Context, home string) []Finding {
 		}
 		add("guarantee "+g.Name, false, gerr, g.Detail, "")
 	}
+	tools, err := inventoryTools()
+	approve := ""
+	for _, t := range tools {
+		approve += fmt.Sprintf(",%s=%s", t.Name, t.Digest)
+	}
+	add("tools of builds", false, err, fmt.Sprintf("%d tools; to allow no other: hallmark policy set build.tools=%s", len(tools), strings.TrimPrefix(approve, ",")), "")
 	who, uerr := user.Current()
 	if uerr == nil {
 		add("user", false, nil, who.Username, "")

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -278,6 +279,9 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
+	for i, name := range toolNames(tools) {
+		tools[i].Approved = slices.Contains(b.home.params.Tools, name)
+	}
 	scratch := filepath.Join(workDir, "scratch")
 	if err := sandbox.NewScratch(scratch, b.room.hostID); err != nil {
 		return pipeline.BuildOutput{}, err
@@ -342,8 +346,8 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		f.Guarantees = append(f.Guarantees, attest.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
 	}
 	out.Decision = build.Authorize(
-		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees},
-		build.Facts{BuilderID: f.BuilderID, Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), Reasons: reasons})
+		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, Tools: b.home.params.Tools},
+		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), Reasons: reasons})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons
@@ -398,6 +402,15 @@ func inventoryTools() ([]attest.Tool, error) {
 		}
 	}
 	return out, nil
+}
+
+// toolNames names tools as a policy approves them.
+func toolNames(tools []attest.Tool) []string {
+	var out []string
+	for _, t := range tools {
+		out = append(out, t.Name+"="+t.Digest.Hex())
+	}
+	return out
 }
 
 // toolVersion reads the version that lies beside a tool; the digest is what

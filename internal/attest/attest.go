@@ -73,7 +73,8 @@ type Dependency struct {
 
 // Tool is one program of the toolchain inventory.
 type Tool struct {
-	Path string
+	Path     string
+	Approved bool // the policy has an inventory, and it is in it
 	hallmark.Tool
 }
 
@@ -153,7 +154,7 @@ func Environment(b Build) (intoto.Statement, error) {
 	s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_PLATFORM", Conditions: platform})
 	for _, t := range b.Tools {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
-			Attribute: "TOOL_PRESENT",
+			Attribute: toolAttribute(t),
 			Target:    &intoto.ResourceDescriptor{Name: t.Name, URI: "file://" + t.Path, Digest: sha256Of(t.Digest)},
 			Conditions: map[string]any{
 				"version": t.Version,
@@ -170,6 +171,13 @@ func Environment(b Build) (intoto.Statement, error) {
 		})
 	}
 	return statement(intoto.PredicateSCAI, subjectRevision(b.Revision), s)
+}
+
+func toolAttribute(t Tool) string {
+	if t.Approved {
+		return intoto.AttributeToolApproved
+	}
+	return intoto.AttributeTool
 }
 
 // Process states the programs that transformed and tested the sources, with

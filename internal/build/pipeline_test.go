@@ -112,7 +112,8 @@ func TestCollectRefuses(t *testing.T) {
 // TestAuthorize: every fact that speaks against a build denies on its own.
 func TestAuthorize(t *testing.T) {
 	p := Policy{Builders: []string{"b"}, Guarantees: []string{"no-network"}}
-	base := Facts{BuilderID: "b", Steps: []StepResult{{}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
+	p.Tools = []string{"cc=aa"}
+	base := Facts{BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
 	if d := Authorize(p, base); !d.Allowed() {
 		t.Fatalf("a good build: %+v", d)
 	}
@@ -120,6 +121,10 @@ func TestAuthorize(t *testing.T) {
 		"builder":   func(f *Facts) { f.BuilderID = "other" },
 		"guarantee": func(f *Facts) { f.Guarantees = []Guarantee{{Name: "no-network"}} },
 		"absent":    func(f *Facts) { f.Guarantees = nil },
+		"tool":      func(f *Facts) { f.Tools = []string{"cc=aa", "ld=bb"} },
+		"order":     func(f *Facts) { f.Defined = []Step{{Name: "y"}} },
+		"fewer":     func(f *Facts) { f.Defined = []Step{{Name: "x"}, {Name: "y"}} },
+		"other run": func(f *Facts) { f.Defined = []Step{{Name: "x", Run: "z"}} },
 		"changed":   func(f *Facts) { f.SourceChanged = true },
 		"artifact":  func(f *Facts) { f.Artifacts = 0 },
 		"steps":     func(f *Facts) { f.Steps = nil },

@@ -290,13 +290,16 @@ type Policy struct {
 	Builders      []string
 	EgressAllowed bool
 	Guarantees    []string // that must hold
+	Tools         []string // approved, NAME=HEX; nil approves every tool
 }
 
 // Facts are what the build policy judges.
 type Facts struct {
 	BuilderID     string
+	Defined       []Step // by the pipeline, in order
 	Steps         []StepResult
 	Guarantees    []Guarantee
+	Tools         []string // of the machine, NAME=HEX
 	Artifacts     int
 	SourceChanged bool
 	Reasons       []hallmark.Reason // found before
@@ -317,6 +320,14 @@ func Authorize(p Policy, f Facts) hallmark.Decision {
 		if i < 0 || !f.Guarantees[i].Holds {
 			add(hallmark.CodeBuildNotIsolated, "the guarantee %s did not hold", want)
 		}
+	}
+	for _, t := range f.Tools {
+		if p.Tools != nil && !slices.Contains(p.Tools, t) {
+			add(hallmark.CodeBuildTool, "this machine has the tool %s, which build.tools does not approve", t)
+		}
+	}
+	if len(f.Reasons) == 0 && !slices.EqualFunc(f.Defined, f.Steps, func(d Step, s StepResult) bool { return d.Name == s.Name && d.Run == s.Run }) {
+		add(hallmark.CodeBuildPolicy, "other steps ran than the pipeline defines")
 	}
 	if f.SourceChanged {
 		add(hallmark.CodeSourceChangedInside, "the source copy changed while it was built")

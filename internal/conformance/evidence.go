@@ -20,6 +20,7 @@ type Item struct {
 	Check         string           // the check whose record the statement carries; may be empty
 	Outcome       hallmark.Outcome // of that check, or of a VSA; fail where isolation was incomplete; else unset
 	BuilderID     string           // of SLSA provenance
+	Approved      bool             // every tool of an environment is in the policy's inventory
 	InLog         bool             // its digest resolves in the log
 }
 
@@ -80,7 +81,7 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 	case intoto.PredicateSCAI:
 		var scai intoto.SCAI
 		err = json.Unmarshal(st.Predicate, &scai)
-		it.Name = scai.Name
+		it.Name, it.Approved = scai.Name, approved(scai.Attributes)
 		if slices.ContainsFunc(scai.Attributes, guaranteeAbsent) {
 			it.Outcome = hallmark.Fail
 		}
@@ -100,6 +101,14 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 		return Item{}, hallmark.Errorf(hallmark.KindInvalid, "reading statement %s for the report: %w", digest, err)
 	}
 	return it, nil
+}
+
+// approved reports whether there are tools and each is of the approved inventory.
+func approved(all []intoto.SCAIAttribute) bool {
+	is := func(name string) func(intoto.SCAIAttribute) bool {
+		return func(a intoto.SCAIAttribute) bool { return a.Attribute == name }
+	}
+	return slices.ContainsFunc(all, is(intoto.AttributeToolApproved)) && !slices.ContainsFunc(all, is(intoto.AttributeTool))
 }
 
 // guaranteeAbsent reports whether a says that an isolation guarantee did not
@@ -129,6 +138,7 @@ type Selector struct {
 	PredicateType string
 	Name          string // of the statement, where several kinds share a type
 	Check         string // the check; its outcome must be pass
+	Approved      bool   // every tool must be of the approved inventory
 	AnyResult     bool   // the result is not what the row is about (a denial is logged too)
 }
 
@@ -141,6 +151,8 @@ func (s Selector) matches(it Item) bool {
 // holds reports whether it, which matches s, says what the row needs.
 func (s Selector) holds(it Item) bool {
 	switch {
+	case s.Approved:
+		return it.Approved && it.Outcome != hallmark.Fail
 	case s.AnyResult:
 		return true
 	case s.Check != "":
@@ -184,6 +196,13 @@ func environment() Selector {
 }
 func isolated() Selector {
 	return Selector{PredicateType: intoto.PredicateSCAI, Name: intoto.NameEnvironment}
+}
+
+// approvedTools is the environment of a policy that approves an inventory.
+func approvedTools() Selector {
+	sel := isolated()
+	sel.Approved = true
+	return sel
 }
 func artifacts() Selector {
 	return Selector{PredicateType: intoto.PredicateSCAI, Name: intoto.NameArtifacts}

@@ -79,6 +79,7 @@ func Table() []Parameter {
 		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
+		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, err := parseTools(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -174,6 +175,26 @@ func parseNumber(s string) (int, error) {
 		return 0, fmt.Errorf("want a number above 0")
 	}
 	return n, nil
+}
+
+// parseTools reads an approved inventory as NAME=HEX; nil approves every tool.
+func parseTools(s string) ([]string, error) {
+	if s == "recorded" {
+		return nil, nil
+	}
+	if err := nonEmpty(s); err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, t := range splitList(s) {
+		name, digest, _ := strings.Cut(t, "=")
+		d, err := hallmark.ParseDigest(digest)
+		if name == "" || err != nil {
+			return nil, fmt.Errorf("%.120q: want recorded, or NAME=sha256:HEX", t)
+		}
+		out = append(out, name+"="+d.Hex())
+	}
+	return out, nil
 }
 
 // parseRegistry reads where a registry is; "" is none. Plain http is for
@@ -365,6 +386,7 @@ type Parameters struct {
 	BuildMemory, BuildDisk                     int64
 	BuildPIDs, BuildCPUs                       int
 	Registries                                 map[string]string // kind to URL; none is absent
+	Tools                                      []string          // approved, NAME=HEX; nil approves every tool
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -395,6 +417,9 @@ func (d Document) Typed() (Parameters, error) {
 			p.Registries[kind] = where
 		}
 	}
+	var err error
+	p.Tools, err = parseTools(get["build.tools"])
+	note(err)
 	p.EgressAllowed = get["build.egress"] == "record"
 	if len(errs) > 0 {
 		return p, hallmark.Errorf(hallmark.KindInvalid, "reading parameters: %w", errs[0])

@@ -27,6 +27,7 @@ type fact struct {
 	External      *intoto.ExternalParameters  `json:"external,omitempty"`
 	StartedOn     time.Time                   `json:"startedOn,omitzero"`
 	FinishedOn    time.Time                   `json:"finishedOn,omitzero"`
+	Tools         []string                    `json:"tools"` // of an environment: NAME=HEX
 	MaxLevel      string                      `json:"-"`
 	Times         *factTimes                  `json:"times"` // set by withTimes, just before evaluation
 }
@@ -103,6 +104,11 @@ func factOf(s verify.Statement) (fact, error) {
 			return f, err
 		}
 		f.Name = l.Name
+		for _, a := range l.Attributes {
+			if (a.Attribute == intoto.AttributeTool || a.Attribute == intoto.AttributeToolApproved) && a.Target != nil {
+				f.Tools = append(f.Tools, a.Target.Name+"="+a.Target.Digest["sha256"])
+			}
+		}
 	case intoto.PredicateProvenance:
 		p, err := intoto.ParseProvenance(st)
 		if err != nil {

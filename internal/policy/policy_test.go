@@ -21,6 +21,7 @@ func lab(t testing.TB) (*Engine, Verdict, []fact) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.params.Tools = []string{"go=bb"}
 	rev := hallmark.Revision{Repository: "https://example.org/app", Commit: strings.Repeat("a", 40), Tree: strings.Repeat("b", 40)}
 	art := hallmark.Artifact{Name: "app", Digest: hallmark.DigestOf([]byte("app")), Size: 3}
 	v := Verdict{Clock: clock, Revision: rev, Subjects: []hallmark.Artifact{art}}
@@ -46,7 +47,7 @@ func lab(t testing.TB) (*Engine, Verdict, []fact) {
 	add(fact{PredicateType: intoto.PredicateVulns, Subjects: source, Check: record("sca")})
 	add(fact{PredicateType: intoto.PredicateLink, Name: intoto.NameProcess, Subjects: about, Check: record("build")})
 	add(fact{PredicateType: intoto.PredicateLink, Name: intoto.NameMaterials, Subjects: about})
-	add(fact{PredicateType: intoto.PredicateSCAI, Name: intoto.NameEnvironment, Subjects: source})
+	add(fact{PredicateType: intoto.PredicateSCAI, Name: intoto.NameEnvironment, Subjects: source, Tools: []string{"go=bb"}})
 	add(fact{PredicateType: intoto.PredicateSCAI, Name: intoto.NameArtifacts, Subjects: about})
 	add(fact{PredicateType: intoto.PredicateSPDX, Subjects: about})
 	add(fact{PredicateType: intoto.PredicateCycloneDX, Subjects: about})
@@ -139,6 +140,7 @@ func TestEachFactDenies(t *testing.T) {
 			f[6].Subjects = []intoto.ResourceDescriptor{intoto.SubjectOf(hallmark.Artifact{Name: "x", Digest: hallmark.DigestOf([]byte("x"))})}
 		}, hallmark.CodeEvidenceMissing},
 		"provenance of an observer": {func(_ *Verdict, f []fact) { f[12].Signer = "observer" }, hallmark.CodeSignerNotAuthorized},
+		"other tool":                {func(_ *Verdict, f []fact) { f[8].Tools = []string{"go=bb", "cc=aa"} }, hallmark.CodeBuildTool},
 		"other builder":             {func(_ *Verdict, f []fact) { f[12].BuilderID = "https://example.org/b" }, hallmark.CodeBuilderNotTrusted},
 		"other source":              {func(_ *Verdict, f []fact) { f[12].External.Repository = "https://example.org/fork" }, hallmark.CodeRevisionMismatch},
 		"other bytes":               {func(v *Verdict, _ []fact) { v.Subjects[0].Digest = hallmark.DigestOf([]byte("other")) }, hallmark.CodeSubjectMismatch},

@@ -238,6 +238,15 @@ within(r, p) if {
 	p.finished <= r.checkFinished
 }
 
+# The machine that built has only approved tools, if the policy approves any.
+reasons contains reason("BUILD_TOOL_NOT_APPROVED", "build", sprintf("the build machine had the tool %s, which build.tools does not approve", [tool]), {"nearest": s.digest, "field": "attributes"}) if {
+	input.tools != null
+	some s in input.statements
+	s.name == "environment"
+	some tool in s.tools
+	not tool in input.tools
+}
+
 # The components of evidence of SP 800-204D §5.1.1, and the inventories.
 components := {
 	"environment": {"type": "https://in-toto.io/attestation/scai/v0.3", "name": "environment"},

@@ -26,6 +26,8 @@ func Remedy(code hallmark.Code) string {
 		return "declare what the step fetches as a dependency: a build has no network"
 	case hallmark.CodeBuilderNotTrusted:
 		return "build on a builder of the policy, or hallmark policy set build.builders=LIST"
+	case hallmark.CodeBuildTool:
+		return "hallmark doctor prints the inventory of this machine; approve it with hallmark policy set build.tools=LIST"
 	case hallmark.CodeChecksNotRequired:
 		return "hallmark policy set checks.required=LIST"
 	case hallmark.CodeTimeInFuture:
