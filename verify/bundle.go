@@ -173,7 +173,11 @@ func certificateIdentity(c *x509.Certificate) (id Certificate, ok bool) {
 
 // sameRoot reports whether what the proof repeats agrees with the checkpoint.
 func sameRoot(p *prekor.InclusionProof, size uint64, root []byte) bool {
-	return p.GetTreeSize() >= 0 && uint64(p.GetTreeSize()) == size && bytes.Equal(p.GetRootHash(), root)
+	given := p.GetTreeSize()
+	if given < 0 {
+		return false
+	}
+	return uint64(given) == size && bytes.Equal(p.GetRootHash(), root)
 }
 
 // denied makes the error of a refused bundle. A code of the cause gives way.

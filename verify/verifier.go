@@ -311,7 +311,11 @@ func (v *Verifier) checkLog(o *opened) (tlog.Checkpoint, uint64, error) {
 	if !sameRoot(p, cp.Size, cp.Root) {
 		return tlog.Checkpoint{}, 0, denied(hallmark.CodeLogProofInvalid, "inclusion proof and checkpoint of log %s speak of different trees", origin)
 	}
-	index := uint64(o.entry.GetLogIndex())
+	at := o.entry.GetLogIndex()
+	if at < 0 {
+		return tlog.Checkpoint{}, 0, denied(hallmark.CodeLogProofInvalid, "the log index of the entry is negative")
+	}
+	index := uint64(at)
 	if err := tlog.VerifyInclusion(cp, index, tlog.LeafHash(o.entry.GetCanonicalizedBody()), p.GetHashes()); err != nil {
 		return tlog.Checkpoint{}, 0, err
 	}

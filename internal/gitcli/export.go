@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -224,10 +225,15 @@ func staysInside(p, target string) bool {
 
 // times gives everything the same time, so that a build can't tell when it ran.
 func (x *export) times(at time.Time) error {
-	return filepath.WalkDir(x.root, func(p string, d os.DirEntry, err error) error {
-		if err != nil || d.Type()&os.ModeSymlink != 0 {
+	root, err := os.OpenRoot(x.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
 			return err
 		}
-		return os.Chtimes(p, at, at)
+		return root.Chtimes(p, at, at)
 	})
 }

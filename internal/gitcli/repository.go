@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -254,15 +255,16 @@ func (r *Repository) refs() (map[string]string, error) {
 			out[name] = id
 		}
 	}
-	err = filepath.WalkDir(filepath.Join(root, "refs"), func(p string, d os.DirEntry, err error) error {
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading refs: %w", err)
+	}
+	defer dir.Close()
+	err = fs.WalkDir(dir.FS(), "refs", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		b, err := os.ReadFile(p)
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(root, p)
+		b, err := dir.ReadFile(name)
 		if id := strings.TrimSpace(string(b)); err == nil && objectName.MatchString(id) {
 			out[name] = id
 		}

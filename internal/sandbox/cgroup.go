@@ -5,7 +5,6 @@ package sandbox
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,7 +29,7 @@ const cgroupRoot = "/sys/fs/cgroup"
 const groupPrefix = "hallmark-"
 
 func newCgroup(l Limits) *cgroup {
-	name := fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), rand.Uint32())
+	name := fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), draw())
 	g := &cgroup{dirs: map[string]string{}}
 	if b, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.subtree_control")); err == nil &&
 		strings.Contains(string(b), "memory") && strings.Contains(string(b), "pids") {

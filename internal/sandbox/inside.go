@@ -116,6 +116,9 @@ func prepare() (*exec.Cmd, note, error) {
 	if err := unix.Sethostname([]byte("sandbox")); err != nil {
 		return nil, note{}, fmt.Errorf("naming the host: %w", err)
 	}
+	if r.Limits.Disk <= 0 {
+		return nil, note{}, errors.New("a room without a disk limit")
+	}
 	limit(unix.RLIMIT_FSIZE, uint64(r.Limits.Disk))
 	limit(unix.RLIMIT_CORE, 0)
 	if err := becomeInsider(r.Groups); err != nil {
@@ -479,6 +482,9 @@ func dropPrivileges() error {
 
 func installFilter() (int, error) {
 	prog := filter()
+	if len(prog) > math.MaxUint16 {
+		return 0, fmt.Errorf("a system call filter of %d instructions", len(prog))
+	}
 	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
 	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&fprog)))
 	if e != 0 {

@@ -5,11 +5,12 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,7 +84,15 @@ func HostID() int {
 	if os.Geteuid() != 0 {
 		return os.Geteuid()
 	}
-	return 1879048192 + rand.IntN(1<<16)
+	const first = 7 << 28 // to the end of what fits in 31 bits
+	return first + int(draw()>>4)
+}
+
+// draw returns 32 random bits.
+func draw() uint32 {
+	var b [4]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	return binary.NativeEndian.Uint32(b[:])
 }
 
 // Run runs a program and waits for everything it started. An error means that

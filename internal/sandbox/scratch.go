@@ -5,6 +5,7 @@ package sandbox
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -29,13 +30,7 @@ func Give(dir string, hostID int) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	err := filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(p, hostID, hostGID(hostID))
-	})
-	if err != nil {
+	if err := chown(dir, hostID, hostGID(hostID)); err != nil {
 		return fmt.Errorf("giving away %s: %w", dir, err)
 	}
 	return nil
@@ -47,16 +42,26 @@ func Take(dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	err := filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(p, 0, 0)
-	})
-	if err != nil {
+	if err := chown(dir, 0, 0); err != nil {
 		return fmt.Errorf("taking back %s: %w", dir, err)
 	}
 	return nil
+}
+
+// chown changes the owner of everything below dir, and of nothing that a link in
+// it leads to.
+func chown(dir string, uid, gid int) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return root.Lchown(p, uid, gid)
+	})
 }
 
 // Upper is where a scratch directory holds what was written.

@@ -27,6 +27,8 @@ type watcher struct {
 	clock func() time.Time
 	end   [2]int // pipe: closed to stop
 
+	polled [2]int32 // fd and the pipe's reading end
+
 	mu     sync.Mutex
 	egress []Egress
 }
@@ -48,6 +50,11 @@ func newWatcher(pid, listener int, clock func() time.Time) (*watcher, error) {
 	if err := unix.Pipe2(w.end[:], unix.O_CLOEXEC); err != nil {
 		return nil, err
 	}
+	end := w.end[0]
+	if fd < 0 || fd > math.MaxInt32 || end < 0 || end > math.MaxInt32 {
+		return nil, unix.EBADF
+	}
+	w.polled = [2]int32{int32(fd), int32(end)}
 	return w, nil
 }
 
@@ -92,7 +99,7 @@ func (w *watcher) run() {
 		unix.Close(w.end[0])
 	}()
 	for {
-		fds := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}, {Fd: int32(w.end[0]), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: w.polled[0], Events: unix.POLLIN}, {Fd: w.polled[1], Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return
 		}
@@ -135,7 +142,7 @@ func (w *watcher) judge(n seccompNotif) *Egress {
 		return nil
 	}
 	read := func(at, size uint64) []byte {
-		if at == 0 || size == 0 || size > 1<<16 {
+		if at == 0 || at > math.MaxInt64 || size == 0 || size > 1<<16 {
 			return nil
 		}
 		b := make([]byte, size)
