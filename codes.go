@@ -30,6 +30,8 @@ const (
 	CodeSecretFound       Code = "SECRET_FOUND"
 	CodeSASTFinding       Code = "SAST_FINDING"
 	CodeSASTUncovered     Code = "SAST_LANGUAGE_UNCOVERED"
+	CodeSASTDriver        Code = "SAST_DRIVER_UNAVAILABLE"
+	CodeSASTDriverDigest  Code = "SAST_DRIVER_DIGEST"
 	CodeVulnerability     Code = "VULNERABILITY_FOUND"
 	CodeScanDataMissing   Code = "SCAN_DATA_MISSING"
 	CodeScanDataStale     Code = "SCAN_DATA_STALE"

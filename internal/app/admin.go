@@ -384,6 +384,7 @@ func Doctor(ctx context.Context, home string) []Finding {
 		}
 		add("guarantee "+g.Name, false, gerr, g.Detail, "")
 	}
+	out = append(out, driverFindings(home)...)
 	who, uerr := user.Current()
 	if uerr == nil {
 		add("user", false, nil, who.Username, "")
