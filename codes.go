@@ -30,6 +30,7 @@ const (
 	CodeSecretFound       Code = "SECRET_FOUND"
 	CodeSASTFinding       Code = "SAST_FINDING"
 	CodeSASTUncovered     Code = "SAST_LANGUAGE_UNCOVERED"
+	CodeSASTLeftOut       Code = "SAST_FILE_LEFT_OUT"
 	CodeSASTDriver        Code = "SAST_DRIVER_UNAVAILABLE"
 	CodeSASTDriverDigest  Code = "SAST_DRIVER_DIGEST"
 	CodeVulnerability     Code = "VULNERABILITY_FOUND"

@@ -67,7 +67,7 @@ func Table() []Parameter {
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
-		{"sast.uncoveredSeverity", "medium", "severity of a language that no SAST engine covers", severity},
+		{"sast.uncoveredSeverity", "medium", "severity of a language or file that no SAST engine analyses", severity},
 		{"sast.drivers", "none", "external SAST tools that must run, each NAME=sha256:DIGEST of its program; hallmark doctor prints them", checkDrivers},
 		{"advisories.maxAge", "7d", "advisory data whose newest record is older is an error", duration},
 		{"scans.maxAge", "30d", "scans older than this no longer count", duration},

@@ -4,7 +4,9 @@
 package sast
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -90,7 +92,13 @@ func readTree(root *os.Root) (tree, error) {
 		default:
 			return nil
 		}
-		if l := language(p); l != "" {
+		l := language(p)
+		if l == "" && d.Type().IsRegular() {
+			if l, err = scriptLanguage(root, p); err != nil {
+				return err
+			}
+		}
+		if l != "" {
 			t.files[l] = append(t.files[l], p)
 		}
 		return nil
@@ -102,6 +110,72 @@ func readTree(root *os.Root) (tree, error) {
 		slices.Sort(files)
 	}
 	return t, nil
+}
+
+// scriptLanguage reads the language of a file from its #! line, "" if it has
+// none. An interpreter that we do not know is a language of its own.
+func scriptLanguage(root *os.Root, p string) (string, error) {
+	f, err := root.Open(p)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var head [256]byte
+	if _, err = io.ReadFull(f, head[:2]); err != nil || string(head[:2]) != "#!" {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = nil
+		}
+		return "", err
+	}
+	n, err := io.ReadFull(f, head[2:])
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return "", err
+	}
+	line, _, _ := strings.Cut(string(head[2:2+n]), "\n")
+	return interpreted(line), nil
+}
+
+// interpreted is the language of what follows #!.
+func interpreted(line string) string {
+	words := strings.Fields(line)
+	name := ""
+	for i, w := range words {
+		name = path.Base(w)
+		// env runs the first word that is neither an option nor a variable.
+		if i == 0 && name != "env" || i > 0 && !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") {
+			break
+		}
+	}
+	switch name = strings.TrimRight(name, "0123456789.-"); name {
+	case "sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish":
+		return "Shell"
+	case "python", "pypy":
+		return "Python"
+	case "node", "nodejs", "bun":
+		return "JavaScript"
+	case "deno", "ts-node", "tsx":
+		return "TypeScript"
+	case "ruby":
+		return "Ruby"
+	case "perl":
+		return "Perl"
+	case "php":
+		return "PHP"
+	case "lua", "luajit":
+		return "Lua"
+	case "scala":
+		return "Scala"
+	case "swift":
+		return "Swift"
+	case "kotlin":
+		return "Kotlin"
+	case "java":
+		return "Java"
+	}
+	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-_") != "" {
+		return "script"
+	}
+	return "script of " + name
 }
 
 // target is the file of the tree that a link leads to, "" if that is not plain.

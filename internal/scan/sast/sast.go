@@ -58,7 +58,7 @@ type Config struct {
 }
 
 // RuleDigest names the rule set of this binary.
-func RuleDigest() hallmark.Digest { return hallmark.DigestOf([]byte("gosec v2.30.0 rules v1")) }
+func RuleDigest() hallmark.Digest { return hallmark.DigestOf([]byte("gosec v2.30.0 rules v2")) }
 
 // Scan analyses the exported source of a revision. Mounts bring the fetched
 // dependencies.
@@ -89,8 +89,9 @@ func Scan(ctx context.Context, cfg Config, rev hallmark.Revision, dir string, mo
 	}
 	rec.FinishedOn = cfg.Clock()
 	scan.Judge(&rec, out.Findings, cfg.Thresholds, func(f hallmark.Finding) hallmark.Code {
-		if f.Rule == string(hallmark.CodeSASTUncovered) {
-			return hallmark.CodeSASTUncovered
+		switch code := hallmark.Code(f.Rule); code {
+		case hallmark.CodeSASTUncovered, hallmark.CodeSASTLeftOut:
+			return code
 		}
 		return hallmark.CodeSASTFinding
 	})
@@ -170,7 +171,7 @@ func canary() (bool, error) {
 			return false, err
 		}
 	}
-	findings, _, err := golang(dir, ".")
+	findings, _, _, err := golang(dir, ".")
 	return len(findings) > 0, err
 }
 
@@ -203,16 +204,23 @@ func analyse(dir string, uncovered hallmark.Severity, covered []string, out *sca
 	if langs["Go"] > 0 && len(t.modules) == 0 {
 		out.Coverage.Missed = append(out.Coverage.Missed, "Go files without a go.mod")
 	}
+	analysed := map[string]bool{}
 	for _, rel := range t.modules {
 		if slices.Contains(strings.Split(rel, "/"), "testdata") {
 			continue // the go command ignores it too
 		}
-		findings, missed, err := golang(filepath.Join(dir, filepath.FromSlash(rel)), rel)
+		findings, files, missed, err := golang(filepath.Join(dir, filepath.FromSlash(rel)), rel)
 		if err != nil {
 			return err
 		}
 		out.Findings = append(out.Findings, findings...)
 		out.Coverage.Missed = append(out.Coverage.Missed, missed...)
+		for _, f := range files {
+			analysed[f] = true
+		}
+	}
+	if len(out.Coverage.Missed) == 0 { // else it is an error anyway, and most of this follows from it
+		out.Findings = append(out.Findings, leftOut(root, t, analysed, uncovered)...)
 	}
 	sortFindings(out.Findings)
 	return nil
@@ -224,9 +232,9 @@ func sortFindings(all []hallmark.Finding) {
 	})
 }
 
-// golang runs the Go engine over one module. Tests are not analysed: they are
-// not part of what is built.
-func golang(dir, rel string) (findings []hallmark.Finding, missed []string, err error) {
+// golang runs the Go engine over one module and says which files it analysed.
+// Tests are not analysed: they are not part of what is built.
+func golang(dir, rel string) (findings []hallmark.Finding, files, missed []string, err error) {
 	defer func() {
 		// The engine has crashed on odd code before; a crash is no result.
 		if r := recover(); r != nil {
@@ -238,7 +246,7 @@ func golang(dir, rel string) (findings []hallmark.Finding, missed []string, err 
 		Env: append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=-mod=readonly", "GOPROXY=off", "GOENV=off", "GOTELEMETRY=off"),
 	}, "./...")
 	if err != nil {
-		return nil, []string{fmt.Sprintf("module %s: %s", rel, err)}, nil
+		return nil, nil, []string{fmt.Sprintf("module %s: %s", rel, err)}, nil
 	}
 	if len(pkgs) == 0 {
 		missed = append(missed, fmt.Sprintf("module %s: no package", rel))
@@ -263,9 +271,14 @@ func golang(dir, rel string) (findings []hallmark.Finding, missed []string, err 
 			continue
 		}
 		a.CheckAnalyzersWithSSA(p, &buildssa.SSA{Pkg: built[i], SrcFuncs: functions(prog, p)})
+		for _, f := range p.CompiledGoFiles {
+			if inside, err := filepath.Rel(dir, f); err == nil {
+				files = append(files, filepath.ToSlash(filepath.Join(rel, inside)))
+			}
+		}
 	}
 	issues, _, _ := a.Report()
-	return convert(issues, dir, rel), missed, nil
+	return convert(issues, dir, rel), files, missed, nil
 }
 
 func firstLine(s string) string {
