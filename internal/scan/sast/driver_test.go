@@ -169,16 +169,46 @@ func TestFlawfinderPassesCleanCode(t *testing.T) {
 	}
 }
 
-// TestFlawfinderNamesTheFileItCanNotRead: a string that never ends hides what
-// follows.
-func TestFlawfinderNamesTheFileItCanNotRead(t *testing.T) {
-	files := []string{"bad/d.c", "#if 0\nyou don't see\n#endif\nvoid f(char *d, char *s) { strcpy(d, s); }\n"}
+// TestFlawfinderIsNotLedAround: code that a compiler sees, between text that makes
+// a simple lexer lose its way. Each call is on line 3 or 4.
+func TestFlawfinderIsNotLedAround(t *testing.T) {
+	for name, text := range map[string]string{
+		"a quote in a disabled section": "#if 0\ndon't\n#endif\nCALL\n#if 0\ncan't\n#endif\n",
+		"a quote in an error":           "#ifdef X\n#error \"no\n#endif\nCALL\n#error no\"\n",
+		"a comment that goes on":        "// \\\n/*\nCALL\n// */\n",
+		"the end of a comment, split":   "/* *\\\n/\nCALL\n/* */\n",
+		"a comment in a file name":      "#include <a/*b>\n\nCALL\n/* */\n",
+		"a name in two lines":           "\n\nstr\\\ncpy(d, s);\n",
+		"division by a comment":         "\n\nx = 1 //**/ CALL\n",
+		"a raw string":                  "const char *r = R\"(\" /* )\";\n\nCALL\nint e = ' '; /* \" */\n",
+		"a number with a quote":         "#define E(x)\n\nE(0'a') CALL 'b';\n",
+		"no raw string to C89":          "#define R\n\nR\"x(\" ; CALL \")x\"\n",
+		"an escape before the end":      "char a = '\\\\'; char b = '\"';\n\nCALL // \"\n",
+		"a comment without end":         "x = y/ *z;\n\nCALL\n/* \n",
+	} {
+		text = strings.ReplaceAll(text, "CALL", "strcpy(d, s);")
+		_, findings := run(t, config(t, real(t)), write(t, "x.c", text))
+		found := false
+		for _, f := range findings {
+			found = found || f.Rule == "FF1001" && f.Line >= 3 && f.Line <= 4
+		}
+		if !found {
+			c, err := cText([]byte(text))
+			t.Errorf("%s: not found; findings %+v; the tool sees\n%s %v", name, findings, c, err)
+		}
+	}
+}
+
+// TestBlameNamesTheFile: one file of many makes the tool complain.
+func TestBlameNamesTheFile(t *testing.T) {
+	files := []string{"bad/d.c", "poison\n"}
 	for i := range 9 {
 		files = append(files, fmt.Sprintf("good%d.c", i), cleanC)
 	}
-	rec, _ := run(t, config(t, real(t)), write(t, files...))
+	script := printer(sarifOf("", fakeCanary)) + "if grep -q poison \"$@\"; then echo 'lost it' >&2; fi\n"
+	rec, _ := run(t, fakeConfig(t, script), write(t, files...))
 	if rec.Outcome != hallmark.Errored || len(rec.Reasons) != 1 || rec.Reasons[0].Code != hallmark.CodeScanIncomplete ||
-		!strings.Contains(rec.Reasons[0].Message, "bad/d.c") || !strings.Contains(rec.Reasons[0].Message, "in string") {
+		!strings.Contains(rec.Reasons[0].Message, "lost it, at bad/d.c") || !strings.Contains(rec.Reasons[0].Fix, "bad/d.c") {
 		t.Errorf("outcome %s, reasons %+v", rec.Outcome, rec.Reasons)
 	}
 }

@@ -12,8 +12,7 @@ import (
 
 // flawfinder looks for names of dangerous functions in C and C++. It is a lexical
 // tool: it sees no types, no preprocessor and no data flow, so that it finds what
-// a person would look at, not what is proven, and code that wants to hide from it
-// can (by a macro, or by a word that is split by a line's end).
+// a person would look at, not what is proven, and a macro can hide a name from it.
 func flawfinder() Driver {
 	return Driver{
 		Name: "flawfinder", Tool: "Flawfinder", Program: "flawfinder", Install: "apt-get install flawfinder",
@@ -31,6 +30,7 @@ func flawfinder() Driver {
 		canaryText:  flawfinderCanary,
 		canaryRule:  "FF1014",
 		canaryLine:  4,
+		prepare:     cText,
 		grade:       gradeFlawfinder,
 		suppression: "--neverignore; the fault of the canary carries a comment to ignore it",
 	}
