@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strconv"
@@ -60,7 +61,7 @@ func TestScript(t *testing.T) {
 			"registry": cmdRegistry, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver,
 		},
 	})
 }
@@ -229,6 +230,16 @@ func cmdDropEach(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("allowed without line %d of the evidence", i+1)
 		}
 	}
+}
+
+// pindriver NAME reads PIN, the value that enables a driver, from what doctor
+// printed.
+func cmdPinDriver(ts *testscript.TestScript, _ bool, args []string) {
+	m := regexp.MustCompile(`sast\.drivers=(` + regexp.QuoteMeta(args[0]) + `=sha256:[0-9a-f]{64})`).FindStringSubmatch(ts.ReadFile("stdout"))
+	if m == nil {
+		ts.Fatalf("no command enables %s", args[0])
+	}
+	ts.Setenv("PIN", m[1])
 }
 
 // snapshot DIR FILE lists every file with its digest.

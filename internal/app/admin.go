@@ -390,6 +390,7 @@ func Doctor(ctx context.Context, home string) []Finding {
 		approve += fmt.Sprintf(",%s=%s", t.Name, t.Digest)
 	}
 	add("tools of builds", false, err, fmt.Sprintf("%d tools; to allow no other: hallmark policy set build.tools=%s", len(tools), strings.TrimPrefix(approve, ",")), "")
+	out = append(out, driverFindings(home)...)
 	who, uerr := user.Current()
 	if uerr == nil {
 		add("user", false, nil, who.Username, "")

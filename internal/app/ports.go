@@ -130,6 +130,7 @@ func (s scannerPort) Scan(ctx context.Context, in pipeline.Input) (pipeline.Scan
 func (s scanners) all() []pipeline.Scanner {
 	p := s.home.params
 	t := scan.Thresholds{Severity: p.Severity, Confidence: p.Confidence}
+	external := sast.External{Pins: p.Drivers, Find: sandbox.Find, WorkDir: s.room.work}
 	wrap := func(rec hallmark.CheckRecord, f []hallmark.Finding, err error) (pipeline.ScanOutput, error) {
 		return pipeline.ScanOutput{Record: rec, Findings: f}, err
 	}
@@ -140,7 +141,7 @@ func (s scanners) all() []pipeline.Scanner {
 		scannerPort{"secrets", fixed(secrets.RuleDigest()), func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 			return wrap(secrets.Scan(ctx, secrets.Config{Worker: s.room, Key: s.key, Thresholds: t, Clock: now, Tool: s.tool, Wall: scanWall}, in.Revision, objects{s.source.repo}))
 		}},
-		scannerPort{"sast", fixed(sast.RuleDigest()), func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
+		scannerPort{"sast", func() (hallmark.Digest, error) { return sast.Fingerprint(external) }, func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 			var mounts []scan.Mount
 			for _, m := range in.Dependencies.Mounts {
 				if strings.HasPrefix(m.Target, workspace+"/") {
@@ -148,7 +149,7 @@ func (s scanners) all() []pipeline.Scanner {
 				}
 				mounts = append(mounts, scan.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 			}
-			return wrap(sast.Scan(ctx, sast.Config{Worker: s.room, Thresholds: t, Uncovered: p.Uncovered, Clock: now, Tool: s.tool, Wall: scanWall}, in.Revision, in.Export.Dir, mounts))
+			return wrap(sast.Scan(ctx, sast.Config{Worker: s.room, Thresholds: t, Uncovered: p.Uncovered, Clock: now, Tool: s.tool, Wall: scanWall, External: external}, in.Revision, in.Export.Dir, mounts))
 		}},
 		scannerPort{"sbom", fixed(hallmark.DigestOf([]byte("sbom-readers-v1"))), s.inventory},
 		scannerPort{"sca", func() (hallmark.Digest, error) { return vuln.Fingerprint(s.home.Advisories()) }, func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {

@@ -206,12 +206,19 @@ func (r *room) limits(wall time.Duration) sandbox.Limits {
 	return sandbox.Limits{Memory: r.params.BuildMemory, Disk: r.params.BuildDisk, PIDs: r.params.BuildPIDs, CPUs: float64(r.params.BuildCPUs), Wall: wall}
 }
 
-// Run implements scan.Worker: our own binary under the worker's name.
+// Run implements scan.Worker: our own binary under the worker's name, or an
+// external program.
 func (r *room) Run(ctx context.Context, job scan.Job) (scan.Report, error) {
 	out, errs := &bounded{max: 300 << 20}, &bounded{max: 1 << 20}
 	spec := sandbox.Spec{
 		Argv: append([]string{scan.Alias}, job.Args...), Self: true, Dir: "/", Stdin: job.Stdin, Stdout: out, Stderr: errs, Limits: r.limits(job.Wall),
 		Env: []string{"PATH=" + sandbox.Path(), "HOME=/tmp/home", "GOCACHE=/tmp/gocache", "GOMODCACHE=" + modCache, "TMPDIR=/tmp", "LANG=C.UTF-8"},
+	}
+	if len(job.Program) > 0 {
+		spec.Argv, spec.Self, spec.Dir, spec.Env = job.Program, false, job.Dir, job.Env
+	}
+	if job.Memory > 0 {
+		spec.Limits.Memory = min(spec.Limits.Memory, job.Memory)
 	}
 	for _, m := range job.Mounts {
 		spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: m.Source, Target: m.Target})

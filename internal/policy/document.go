@@ -70,7 +70,8 @@ func Table() []Parameter {
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
-		{"sast.uncoveredSeverity", "medium", "severity of a language that no SAST engine covers", severity},
+		{"sast.uncoveredSeverity", "medium", "severity of a language or file that no SAST engine analyses", severity},
+		{"sast.drivers", "none", "external SAST tools that must run, each NAME=sha256:DIGEST of its program; hallmark doctor prints them", checkDrivers},
 		{"advisories.maxAge", "7d", "advisory data whose newest record is older is an error", duration},
 		{"scans.maxAge", "30d", "scans older than this no longer count", duration},
 		{"reuse.maxAge", "24h", "saved results of stages older than this are made again", duration},
@@ -86,6 +87,33 @@ func Table() []Parameter {
 		{"build.pids", "2048", "processes of a sandbox", number},
 		{"build.cpus", "2", "processors of a sandbox", number},
 	}
+}
+
+// checkDrivers reads a list of NAME=sha256:DIGEST, or none.
+func checkDrivers(s string) error {
+	_, err := parseDrivers(s)
+	return err
+}
+
+func parseDrivers(s string) (map[string]hallmark.Digest, error) {
+	out := map[string]hallmark.Digest{}
+	if s == "none" {
+		return out, nil
+	}
+	if err := nonEmpty(s); err != nil {
+		return nil, err
+	}
+	for _, p := range splitList(s) {
+		name, digest, _ := strings.Cut(p, "=")
+		if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || hallmark.Digest(digest).Check() != nil {
+			return nil, fmt.Errorf("%.120q: want NAME=sha256:DIGEST, or none; hallmark doctor prints the digests", p)
+		}
+		if _, ok := out[name]; ok {
+			return nil, fmt.Errorf("driver %s stands twice", name)
+		}
+		out[name] = hallmark.Digest(digest)
+	}
+	return out, nil
 }
 
 func nonEmpty(s string) error {
@@ -379,6 +407,7 @@ type Parameters struct {
 	Severity                                   hallmark.Severity
 	Confidence                                 hallmark.Confidence
 	Uncovered                                  hallmark.Severity
+	Drivers                                    map[string]hallmark.Digest // of SAST, by name
 	AdvisoriesMaxAge, ScansMaxAge, ReuseMaxAge time.Duration
 	Builders, Guarantees                       []string
 	EgressAllowed                              bool
@@ -392,6 +421,7 @@ type Parameters struct {
 // Typed returns the parameters of a document that ParseDocument accepted.
 func (d Document) Typed() (Parameters, error) {
 	var p Parameters
+	var err error
 	var errs []error
 	get := d.Parameters
 	note := func(err error) {
@@ -402,6 +432,8 @@ func (d Document) Typed() (Parameters, error) {
 	note(p.Severity.UnmarshalText([]byte(get["findings.severity"])))
 	note(p.Confidence.UnmarshalText([]byte(get["findings.confidence"])))
 	note(p.Uncovered.UnmarshalText([]byte(get["sast.uncoveredSeverity"])))
+	p.Drivers, err = parseDrivers(get["sast.drivers"])
+	note(err)
 	dur := func(k string) time.Duration { v, err := parseDuration(get[k]); note(err); return v }
 	size := func(k string) int64 { v, err := parseSize(get[k]); note(err); return v }
 	num := func(k string) int { v, err := parseNumber(get[k]); note(err); return v }
@@ -417,7 +449,6 @@ func (d Document) Typed() (Parameters, error) {
 			p.Registries[kind] = where
 		}
 	}
-	var err error
 	p.Tools, err = parseTools(get["build.tools"])
 	note(err)
 	p.EgressAllowed = get["build.egress"] == "record"

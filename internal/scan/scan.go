@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/owenrumney/go-sarif/v3/pkg/report/v210/sarif"
@@ -27,16 +28,20 @@ import (
 // Alias is the name under which the binary is a worker.
 const Alias = "hallmark-worker"
 
-// Job is one run of a worker.
+// Job is one run of a worker, or of an external program in its place.
 type Job struct {
 	Args   []string // the first names the scanner
 	Stdin  io.Reader
 	Mounts []Mount
-	Memory int64
+	Memory int64 // at most; 0 is the limit of the policy
 	Wall   time.Duration
+
+	Program []string // path inside and arguments; runs instead of our own binary
+	Dir     string   // working directory of Program
+	Env     []string // of Program, complete
 }
 
-// Mount is a host directory that the worker sees, read-only.
+// Mount is a host directory or file that the worker sees, read-only.
 type Mount struct{ Source, Target string }
 
 // Report is what was seen of a worker.
@@ -47,8 +52,10 @@ type Report struct {
 	Egress         int
 }
 
-// Worker runs our own binary as a keyless worker in a fresh sandbox. An error
-// means that it could not be run.
+// Worker runs our own binary as a keyless worker, or an external program, in a
+// fresh sandbox without network. An error means that it could not be run; an exit
+// code of -1, that a signal ended it. Output beyond what is kept is longer than
+// any reader takes.
 type Worker interface {
 	Run(ctx context.Context, job Job) (Report, error)
 }
@@ -60,6 +67,10 @@ type Output struct {
 	Canary   bool               `json:"canary"` // the planted fixture was found
 	Extra    json.RawMessage    `json:"extra,omitempty"`
 }
+
+// DriverData begins the name of a data source that is an external tool:
+// driver:NAME@VERSION, with the digest of its program.
+const DriverData = "driver:"
 
 // maxOutput bounds what a worker may print.
 const maxOutput = 256 << 20
@@ -192,29 +203,51 @@ func counts(findings []hallmark.Finding) []hallmark.Count {
 	return out
 }
 
-// SARIF writes the findings of all checks, one run a check. A check that did not
-// pass or fail is a run whose execution was not successful.
+// SARIF writes the findings of all checks: one run a check for what we found
+// ourselves, and one for each external tool it used. A check that did not pass or
+// fail is a run whose execution was not successful.
 func SARIF(records []hallmark.CheckRecord, findings []hallmark.Finding) ([]byte, error) {
 	report := sarif.NewReport()
 	for _, rec := range records {
 		if !slices.Contains([]string{"secrets", "sast", "sbom", "sca"}, rec.Check) {
 			continue
 		}
-		run := sarif.NewRunWithInformationURI("hallmark-"+rec.Check, "https://hallmark-sc.github.io/")
-		run.AddInvocation(sarif.NewInvocation().WithExecutionSuccessful(rec.Outcome == hallmark.Pass || rec.Outcome == hallmark.Fail))
-		run.Results = []*sarif.Result{}
-		for _, f := range findings {
-			if f.Check == rec.Check {
-				addResult(run, f)
+		own := newRun("hallmark-"+rec.Check, rec)
+		runs := map[string]*sarif.Run{}
+		report.AddRun(own)
+		for _, d := range rec.Data {
+			if tool, ok := strings.CutPrefix(d.Name, DriverData); ok {
+				name, version, _ := strings.Cut(tool, "@")
+				runs[name] = newRun(name, rec)
+				if version != "" {
+					runs[name].Tool.Driver.WithVersion(version)
+				}
+				report.AddRun(runs[name])
 			}
 		}
-		report.AddRun(run)
+		for _, f := range findings {
+			if f.Check != rec.Check {
+				continue
+			}
+			run := runs[f.Tool]
+			if run == nil {
+				run = own
+			}
+			addResult(run, f)
+		}
 	}
 	var b bytes.Buffer
 	if err := report.PrettyWrite(&b); err != nil {
 		return nil, fmt.Errorf("encoding SARIF: %w", err)
 	}
 	return b.Bytes(), nil
+}
+
+func newRun(tool string, rec hallmark.CheckRecord) *sarif.Run {
+	run := sarif.NewRunWithInformationURI(tool, "https://hallmark-sc.github.io/")
+	run.AddInvocation(sarif.NewInvocation().WithExecutionSuccessful(rec.Outcome == hallmark.Pass || rec.Outcome == hallmark.Fail))
+	run.Results = []*sarif.Result{}
+	return run
 }
 
 func addResult(run *sarif.Run, f hallmark.Finding) {

@@ -1,15 +1,17 @@
 // SPDX-FileCopyrightText: The Hallmark Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sast is static analysis: an embedded engine for Go, and an honest
-// finding for every other language it sees and can't analyse (SP 800-204D
-// §5.1.4: a language without a SAST tool is a finding).
+// Package sast is static analysis: an embedded engine for Go, drivers for
+// external tools that speak SARIF, and an honest finding for every other language
+// it sees and can't analyse (SP 800-204D §5.1.4: a language without a SAST tool is
+// a finding).
 //
 // Suppressions inside the analysed code are not honoured. A package that does
 // not load was not analysed, which makes the outcome error.
 package sast
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -52,10 +54,11 @@ type Config struct {
 	Tool       hallmark.Tool
 	Memory     int64
 	Wall       time.Duration
+	External   External
 }
 
 // RuleDigest names the rule set of this binary.
-func RuleDigest() hallmark.Digest { return hallmark.DigestOf([]byte("gosec v2.30.0 rules v1")) }
+func RuleDigest() hallmark.Digest { return hallmark.DigestOf([]byte("gosec v2.30.0 rules v2")) }
 
 // Scan analyses the exported source of a revision. Mounts bring the fetched
 // dependencies.
@@ -64,79 +67,83 @@ func Scan(ctx context.Context, cfg Config, rev hallmark.Revision, dir string, mo
 		Check: "sast", Revision: rev, StartedOn: cfg.Clock(), Tool: cfg.Tool,
 		Data: []hallmark.DataSource{{Name: "gosec-rules", Digest: RuleDigest()}},
 	}
+	var covered []string
+	drivers, _ := cfg.External.enabled()
+	for _, d := range drivers {
+		covered = append(covered, d.Languages...)
+	}
 	mounts = append(slices.Clone(mounts), scan.Mount{Source: dir, Target: sourceDir})
-	out, reason, err := scan.Call(ctx, cfg.Worker, scan.Job{Args: []string{JobName, strconv.Itoa(int(cfg.Uncovered))}, Mounts: mounts, Memory: cfg.Memory, Wall: cfg.Wall})
+	out, reason, err := scan.Call(ctx, cfg.Worker, scan.Job{Args: []string{JobName, strconv.Itoa(int(cfg.Uncovered)), strings.Join(covered, ",")}, Mounts: mounts, Memory: cfg.Memory, Wall: cfg.Wall})
 	if err != nil {
 		return rec, nil, err
 	}
-	rec.FinishedOn = cfg.Clock()
 	rec.Coverage = &out.Coverage
 	if reason != nil {
+		rec.FinishedOn = cfg.Clock()
 		reason.Check = "sast"
 		rec.Outcome, rec.Reasons = hallmark.Errored, []hallmark.Reason{*reason}
 		return rec, nil, nil
 	}
+	if err := external(ctx, cfg, dir, covered, &rec, &out); err != nil {
+		return rec, nil, err
+	}
+	rec.FinishedOn = cfg.Clock()
 	scan.Judge(&rec, out.Findings, cfg.Thresholds, func(f hallmark.Finding) hallmark.Code {
-		if f.Rule == string(hallmark.CodeSASTUncovered) {
-			return hallmark.CodeSASTUncovered
+		switch code := hallmark.Code(f.Rule); code {
+		case hallmark.CodeSASTUncovered, hallmark.CodeSASTLeftOut:
+			return code
 		}
 		return hallmark.CodeSASTFinding
 	})
 	return rec, out.Findings, nil
 }
 
-// languages by file extension. Data, markup and documentation are none.
-func language(name string) string {
-	switch strings.ToLower(filepath.Ext(name)) {
-	case ".go":
-		return "Go"
-	case ".c", ".h":
-		return "C"
-	case ".cc", ".cpp", ".cxx", ".hpp", ".hh":
-		return "C++"
-	case ".java":
-		return "Java"
-	case ".js", ".mjs", ".cjs", ".jsx":
-		return "JavaScript"
-	case ".ts", ".tsx":
-		return "TypeScript"
-	case ".py":
-		return "Python"
-	case ".rb":
-		return "Ruby"
-	case ".rs":
-		return "Rust"
-	case ".php":
-		return "PHP"
-	case ".cs":
-		return "C#"
-	case ".kt":
-		return "Kotlin"
-	case ".swift":
-		return "Swift"
-	case ".scala":
-		return "Scala"
-	case ".sh", ".bash":
-		return "Shell"
-	case ".pl", ".pm":
-		return "Perl"
-	case ".lua":
-		return "Lua"
+// external adds what the enabled drivers did.
+func external(ctx context.Context, cfg Config, dir string, covered []string, rec *hallmark.CheckRecord, out *scan.Output) error {
+	if len(cfg.External.Pins) == 0 {
+		return nil
 	}
-	return ""
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("opening the source: %w", err)
+	}
+	defer root.Close()
+	t, err := readTree(root)
+	if err != nil {
+		return err
+	}
+	did, err := cfg.External.drive(ctx, cfg, root, t)
+	if err != nil {
+		return err
+	}
+	for _, l := range covered {
+		// The worker left these languages to the drivers: both must mean the same files.
+		if a, b := out.Coverage.Languages[l], len(t.files[l]); a != b {
+			did.missed = append(did.missed, fmt.Sprintf("%d of %d files of %s", a-b, a, l))
+		}
+	}
+	out.Findings = append(out.Findings, did.findings...)
+	sortFindings(out.Findings)
+	out.Coverage.Missed = append(out.Coverage.Missed, did.missed...)
+	rec.Data = append(rec.Data, did.data...)
+	for _, why := range did.reasons {
+		why.Check = "sast"
+		rec.Outcome, rec.Reasons = hallmark.Errored, append(rec.Reasons, why)
+	}
+	return nil
 }
 
 // WorkerMain is the worker: the source is at /source, one JSON document goes out.
 func WorkerMain(args []string, stdout io.Writer) error {
-	if len(args) != 1 {
-		return fmt.Errorf("sast: want the severity of an uncovered language")
+	if len(args) != 2 {
+		return fmt.Errorf("sast: want the severity of an uncovered language, and the languages that others cover")
 	}
 	sev, err := strconv.Atoi(args[0])
 	if err != nil {
 		return fmt.Errorf("sast: severity %q", args[0])
 	}
 	out := scan.Output{Findings: []hallmark.Finding{}}
-	if err := analyse(sourceDir, hallmark.Severity(sev), &out); err != nil {
+	if err := analyse(sourceDir, hallmark.Severity(sev), strings.Split(args[1], ","), &out); err != nil {
 		return err
 	}
 	// The engine is tried only where it is needed: its fixture has to be compiled.
@@ -164,34 +171,28 @@ func canary() (bool, error) {
 			return false, err
 		}
 	}
-	findings, _, err := golang(dir, ".")
+	findings, _, _, err := golang(dir, ".")
 	return len(findings) > 0, err
 }
 
-func analyse(root string, uncovered hallmark.Severity, out *scan.Output) error {
-	langs := map[string]int{}
-	var modules []string
-	err := filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.Type().IsRegular() {
-			if l := language(p); l != "" {
-				langs[l]++
-				out.Coverage.Scanned++
-			}
-			if d.Name() == "go.mod" {
-				modules = append(modules, filepath.Dir(p))
-			}
-		}
-		return nil
-	})
+func analyse(dir string, uncovered hallmark.Severity, covered []string, out *scan.Output) error {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("sast: reading the source: %w", err)
+		return fmt.Errorf("sast: opening the source: %w", err)
+	}
+	defer root.Close()
+	t, err := readTree(root)
+	if err != nil {
+		return err
+	}
+	langs := map[string]int{}
+	for l, files := range t.files {
+		langs[l] = len(files)
+		out.Coverage.Scanned += len(files)
 	}
 	out.Coverage.Languages = langs
 	for l, n := range langs {
-		if l == "Go" {
+		if l == "Go" || slices.Contains(covered, l) {
 			continue
 		}
 		out.Findings = append(out.Findings, hallmark.Finding{
@@ -200,33 +201,40 @@ func analyse(root string, uncovered hallmark.Severity, out *scan.Output) error {
 			Fingerprint: string(hallmark.DigestOf([]byte("uncovered " + l))),
 		})
 	}
-	if langs["Go"] > 0 && len(modules) == 0 {
+	if langs["Go"] > 0 && len(t.modules) == 0 {
 		out.Coverage.Missed = append(out.Coverage.Missed, "Go files without a go.mod")
 	}
-	for _, m := range modules {
-		rel, err := filepath.Rel(root, m)
-		if err != nil {
-			return err
-		}
-		if slices.Contains(strings.Split(filepath.ToSlash(rel), "/"), "testdata") {
+	analysed := map[string]bool{}
+	for _, rel := range t.modules {
+		if slices.Contains(strings.Split(rel, "/"), "testdata") {
 			continue // the go command ignores it too
 		}
-		findings, missed, err := golang(m, rel)
+		findings, files, missed, err := golang(filepath.Join(dir, filepath.FromSlash(rel)), rel)
 		if err != nil {
 			return err
 		}
 		out.Findings = append(out.Findings, findings...)
 		out.Coverage.Missed = append(out.Coverage.Missed, missed...)
+		for _, f := range files {
+			analysed[f] = true
+		}
 	}
-	slices.SortFunc(out.Findings, func(a, b hallmark.Finding) int {
-		return strings.Compare(fmt.Sprintf("%s:%08d:%s", a.Path, a.Line, a.Rule), fmt.Sprintf("%s:%08d:%s", b.Path, b.Line, b.Rule))
-	})
+	if len(out.Coverage.Missed) == 0 { // else it is an error anyway, and most of this follows from it
+		out.Findings = append(out.Findings, leftOut(root, t, analysed, uncovered)...)
+	}
+	sortFindings(out.Findings)
 	return nil
 }
 
-// golang runs the Go engine over one module. Tests are not analysed: they are
-// not part of what is built.
-func golang(dir, rel string) (findings []hallmark.Finding, missed []string, err error) {
+func sortFindings(all []hallmark.Finding) {
+	slices.SortFunc(all, func(a, b hallmark.Finding) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Fingerprint, b.Fingerprint))
+	})
+}
+
+// golang runs the Go engine over one module and says which files it analysed.
+// Tests are not analysed: they are not part of what is built.
+func golang(dir, rel string) (findings []hallmark.Finding, files, missed []string, err error) {
 	defer func() {
 		// The engine has crashed on odd code before; a crash is no result.
 		if r := recover(); r != nil {
@@ -238,7 +246,7 @@ func golang(dir, rel string) (findings []hallmark.Finding, missed []string, err 
 		Env: append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=-mod=readonly", "GOPROXY=off", "GOENV=off", "GOTELEMETRY=off"),
 	}, "./...")
 	if err != nil {
-		return nil, []string{fmt.Sprintf("module %s: %s", rel, err)}, nil
+		return nil, nil, []string{fmt.Sprintf("module %s: %s", rel, err)}, nil
 	}
 	if len(pkgs) == 0 {
 		missed = append(missed, fmt.Sprintf("module %s: no package", rel))
@@ -263,9 +271,14 @@ func golang(dir, rel string) (findings []hallmark.Finding, missed []string, err 
 			continue
 		}
 		a.CheckAnalyzersWithSSA(p, &buildssa.SSA{Pkg: built[i], SrcFuncs: functions(prog, p)})
+		for _, f := range p.CompiledGoFiles {
+			if inside, err := filepath.Rel(dir, f); err == nil {
+				files = append(files, filepath.ToSlash(filepath.Join(rel, inside)))
+			}
+		}
 	}
 	issues, _, _ := a.Report()
-	return convert(issues, dir, rel), missed, nil
+	return convert(issues, dir, rel), files, missed, nil
 }
 
 func firstLine(s string) string {

@@ -29,7 +29,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf16"
 
 	"github.com/zricethezav/gitleaks/v8/config"
 	"github.com/zricethezav/gitleaks/v8/detect"
@@ -61,7 +60,7 @@ type Config struct {
 
 // RuleDigest names the rule set of this binary.
 func RuleDigest() hallmark.Digest {
-	return hallmark.DigestOf([]byte("secrets-rules-v1\x00" + config.DefaultConfig + urlCredentials))
+	return hallmark.DigestOf([]byte("secrets-rules-v2\x00" + config.DefaultConfig + urlCredentials))
 }
 
 // Scan scans the history of a revision.
@@ -199,47 +198,37 @@ const maxText = 64 << 20
 func (d *detector) object(o Object) ([]hallmark.Finding, []string) {
 	var out []hallmark.Finding
 	var missed []string
-	scanText := func(text, path string) {
+	scanText := func(text, path string, noise bool) {
 		//lint:ignore SA1019 the type that replaces it comes with the next major version
 		for _, f := range d.d.DetectContext(context.Background(), detect.Fragment{Raw: text, FilePath: path}) {
-			out = append(out, d.finding(o, path, f))
+			out = append(out, d.finding(o, path, noise, f))
 		}
 		for _, m := range d.urls.FindAllStringSubmatchIndex(text, 100) {
 			line := strings.Count(text[:m[0]], "\n")
-			out = append(out, d.finding(o, path, report.Finding{RuleID: "hallmark-url-credentials", Description: "Credentials in a URL", Secret: text[m[2]:m[3]], StartLine: line}))
+			out = append(out, d.finding(o, path, noise, report.Finding{RuleID: "hallmark-url-credentials", Description: "Credentials in a URL", Secret: text[m[2]:m[3]], StartLine: line}))
 		}
 	}
 	// A neutral path: path allow lists of rules are the attacker's to use.
-	scanText(decodeText(withoutSignature(o)), "content")
-	if o.Path != "" {
-		scanText(o.Path, "path")
+	scanBytes := func(b []byte) {
+		for _, t := range texts(b) {
+			scanText(t, "content", false)
+		}
 	}
-	err := unpack(o.Data, maxNesting, func(_ string, b []byte) { scanText(decodeText(b), "content") })
+	if o.Type == "commit" || o.Type == "tag" {
+		for _, p := range apart(o.Data) {
+			scanText(p.text, "content", p.noise)
+		}
+	} else {
+		scanBytes(o.Data)
+	}
+	if o.Path != "" {
+		scanText(o.Path, "path", false)
+	}
+	err := unpack(o.Data, maxNesting, func(_ string, b []byte) { scanBytes(b) })
 	if err != nil {
 		missed = append(missed, fmt.Sprintf("%s %q: %s", o.ID, o.Path, err))
 	}
 	return dedupe(out), missed
-}
-
-// withoutSignature cuts the signature out of a commit: random base64 looks like
-// a credential sooner or later, and the source check reads the signature itself.
-func withoutSignature(o Object) []byte {
-	if o.Type != "commit" {
-		return o.Data
-	}
-	head, body, ok := bytes.Cut(o.Data, []byte("\n\n"))
-	if !ok {
-		return o.Data
-	}
-	var out [][]byte
-	inside := false
-	for line := range bytes.SplitSeq(head, []byte("\n")) {
-		inside = bytes.HasPrefix(line, []byte("gpgsig")) || (inside && bytes.HasPrefix(line, []byte(" ")))
-		if !inside {
-			out = append(out, line)
-		}
-	}
-	return append(append(bytes.Join(out, []byte("\n")), "\n\n"...), body...)
 }
 
 func dedupe(in []hallmark.Finding) []hallmark.Finding {
@@ -252,11 +241,11 @@ func dedupe(in []hallmark.Finding) []hallmark.Finding {
 	return out
 }
 
-func (d *detector) finding(o Object, where string, f report.Finding) hallmark.Finding {
+func (d *detector) finding(o Object, where string, noise bool, f report.Finding) hallmark.Finding {
 	mac := hmac.New(sha256.New, d.key)
 	mac.Write([]byte(f.RuleID + "\x00" + f.Secret))
 	sev, conf := hallmark.SeverityCritical, hallmark.ConfidenceHigh
-	if strings.HasPrefix(f.RuleID, "generic-") || strings.HasPrefix(f.RuleID, "hallmark-") || exampleValue(f.Secret) {
+	if strings.HasPrefix(f.RuleID, "generic-") || strings.HasPrefix(f.RuleID, "hallmark-") || exampleValue(f.Secret) || noise {
 		conf = hallmark.ConfidenceLow
 	}
 	line := 0
@@ -267,39 +256,6 @@ func (d *detector) finding(o Object, where string, f report.Finding) hallmark.Fi
 		Check: "secrets", Tool: "gitleaks", Rule: f.RuleID, Severity: sev, Confidence: conf, Message: f.Description,
 		Path: o.Path, Line: line, Object: o.ID, Fingerprint: hex.EncodeToString(mac.Sum(nil)),
 	}
-}
-
-// exampleValue tells values that documentation uses.
-func exampleValue(s string) bool {
-	low := strings.ToLower(s)
-	for _, w := range []string{"example", "xxxxxx", "000000", "123456789", "changeme", "placeholder"} {
-		if strings.Contains(low, w) {
-			return true
-		}
-	}
-	return false
-}
-
-// decodeText turns UTF-16 into text; other bytes stay as they are.
-func decodeText(b []byte) string {
-	var big bool
-	switch {
-	case bytes.HasPrefix(b, []byte{0xff, 0xfe}):
-	case bytes.HasPrefix(b, []byte{0xfe, 0xff}):
-		big = true
-	default:
-		return string(b)
-	}
-	b = b[2:]
-	u := make([]uint16, 0, len(b)/2)
-	for i := 0; i+1 < len(b); i += 2 {
-		lo, hi := uint16(b[i]), uint16(b[i+1])
-		if big {
-			lo, hi = hi, lo
-		}
-		u = append(u, lo|hi<<8)
-	}
-	return string(utf16.Decode(u))
 }
 
 // isArchive reports whether bytes begin as an archive that unpack knows.

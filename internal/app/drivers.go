@@ -1,0 +1,47 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/scan/sast"
+)
+
+// driverFindings says which external tools there are, which the policy of the
+// home enables, and the command that enables one.
+func driverFindings(home string) []Finding {
+	// What the policy says is only shown here; a run reads the verified one.
+	pins := map[string]hallmark.Digest{}
+	if doc, err := readPolicy(Layout{home}); err == nil {
+		if p, err := doc.Typed(); err == nil {
+			pins = p.Drivers
+		}
+	}
+	var out []Finding
+	for _, d := range sast.Drivers() {
+		f := Finding{Name: "sast driver " + d.Name}
+		pin, enabled := pins[d.Name]
+		f.Needed = enabled
+		in, err := d.Inspect(sandbox.Find)
+		switch {
+		case err != nil:
+			f.Detail, f.Fix = err.Error(), d.Install
+		case !enabled:
+			f.Detail = fmt.Sprintf("for %s; %s is %s, not enabled", strings.Join(d.Languages, ", "), in.Path, in.Digest)
+			f.Fix = sast.SetCommand(pins, d.Name, in.Digest)
+		case pin != in.Digest:
+			f.Detail = fmt.Sprintf("%s is %s, the policy pins %s", in.Path, in.Digest, pin)
+			f.Fix = "find out who changed it; if that was wanted: " + sast.SetCommand(pins, d.Name, in.Digest)
+		default:
+			f.OK = true
+			f.Detail = fmt.Sprintf("for %s; %s is what the policy pins", strings.Join(d.Languages, ", "), in.Path)
+		}
+		out = append(out, f)
+	}
+	return out
+}
