@@ -165,6 +165,10 @@ func (r *Roots) check() error {
 		if len(r.Administrators) < 2 {
 			return rootsError("administrators: mode %s needs two or more", r.Mode)
 		}
+		// Rows that need two persons rest on the mode: it must not be a word only.
+		if r.Policy.Threshold < 2 {
+			return rootsError("policy.threshold %d: mode %s needs two or more", r.Policy.Threshold, r.Mode)
+		}
 	default:
 		return rootsError("mode %.40q: want %s or %s", r.Mode, ModeSingleOperator, ModeThreshold)
 	}
