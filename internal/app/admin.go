@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -123,6 +124,9 @@ func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]strin
 	if err := h.finishAdoption(); err != nil {
 		return PolicyState{}, err
 	}
+	if err := h.settlePending(ctx); err != nil {
+		return PolicyState{}, err
+	}
 	next, err := h.document.Set(changes, now().Truncate(time.Second))
 	if err != nil {
 		return PolicyState{}, err
@@ -210,9 +214,9 @@ type FsckReport struct {
 }
 
 // LogFsck checks the log against everything that is kept beside it, and rebuilds
-// the index when asked.
+// the index and the policy in force when asked.
 func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error) {
-	h, err := readHome(home)
+	h, err := openRoots(home) // a policy that can't be read is a finding, and mended
 	if err != nil {
 		return FsckReport{}, err
 	}
@@ -230,7 +234,13 @@ func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error)
 		if err := h.rebuild(ctx, r, rep.Entries); err != nil {
 			return out, err
 		}
+		if err := h.restorePolicy(ctx); err != nil {
+			return out, fmt.Errorf("restoring the policy: %w", err)
+		}
 		out.Rebuilt = true
+	}
+	if len(rep.Problems) == 0 {
+		out.Problems = h.policyProblems(ctx, r)
 	}
 	return out, nil
 }
@@ -332,6 +342,10 @@ func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
 	if err != nil {
 		return ev, err
 	}
+	inForce, err := h.signedPolicies(ctx)
+	if err != nil {
+		return ev, err
+	}
 	statements := map[hallmark.Digest]hallmark.Digest{} // bundle to statement
 	var inputs []intoto.ResourceDescriptor
 	var newest time.Time
@@ -343,6 +357,11 @@ func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
 		s, err := h.verifier.Verify(b)
 		if err != nil {
 			return ev, fmt.Errorf("verifying evidence %s: %w", r.Bundle, err)
+		}
+		if s.PredicateType() == intoto.PredicatePolicy && !slices.ContainsFunc(s.Statement().Subject, func(d intoto.ResourceDescriptor) bool {
+			return inForce[hallmark.Digest("sha256:"+d.Digest["sha256"])] != nil
+		}) {
+			continue // of a proposal that never had enough signatures: it proves nothing
 		}
 		_, inLog, err := h.stores.index.LeafOf(ctx, s.Digest())
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -390,15 +391,15 @@ func (h *Home) approve(ctx context.Context, p *Proposal, who administrator, key 
 		return fmt.Errorf("keeping the policy: %w", err)
 	}
 	if p.Genesis {
+		if err := h.startsLog(ctx, p); err != nil {
+			return err
+		}
 		st, err := h.genesis(p.Digest, who.hint)
 		if err != nil {
 			return err
 		}
 		if _, err := signer.sign(ctx, sign.Policy, st, nil); err != nil {
 			return fmt.Errorf("signing the genesis entry: %w", err)
-		}
-		if err := h.startsLog(ctx, p); err != nil {
-			return err
 		}
 	}
 	st, err := p.approval(who.hint)
@@ -411,21 +412,32 @@ func (h *Home) approve(ctx context.Context, p *Proposal, who administrator, key 
 	return nil
 }
 
-// startsLog checks that log entry 0 is the genesis, by one of the administrators.
+// startsLog checks that log entry 0 is the genesis, by one of the
+// administrators, or that the log is still empty.
 func (h *Home) startsLog(ctx context.Context, p *Proposal) error {
+	r, err := h.reader()
+	if err != nil {
+		return err
+	}
+	body, ok, err := r.First(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	first, err := translog.StatementOf(body)
+	if err != nil {
+		return err
+	}
 	for _, a := range h.administrators() {
 		d, err := statementDigest(h.firstOf(p), a.hint)
 		if err != nil {
 			return err
 		}
-		if at, ok, err := h.stores.index.LeafOf(ctx, d); err != nil {
-			return err
-		} else if ok && at == 0 {
+		if d == first {
 			return nil
 		}
 	}
-	return hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeGenesisMismatch, "log entry 0 is not the genesis that is being signed"),
-		"the first policy or the roots were changed after the first signature: make a new home")
+	return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeGenesisMismatch, "log entry 0 is not the genesis that is to be signed"),
+		"the first policy or the roots were changed after the first signature: restore them, or make a new home")
 }
 
 // settle puts the proposal in force if enough administrators signed it; who
@@ -463,6 +475,25 @@ func (h *Home) settle(ctx context.Context, p *Proposal) (bool, error) {
 		return false, hallmark.Errorf(hallmark.KindInternal, "removing the pending policy: %w", err)
 	}
 	return true, syncDir(filepath.Dir(h.Layout.Proposal()))
+}
+
+// settlePending puts a proposal in force that a crash left with enough
+// signatures, before another takes its place. The caller holds the policy lock.
+func (h *Home) settlePending(ctx context.Context) error {
+	if h.id.Mode != verify.ModeThreshold {
+		return nil
+	}
+	p, err := h.proposal(ctx)
+	if hallmark.CodeOf(err) == hallmark.CodePolicyProposal || err == nil && p == nil {
+		return nil // what can't be signed can be replaced
+	}
+	if err != nil {
+		return err
+	}
+	if done, err := h.settle(ctx, p); err != nil || !done {
+		return err
+	}
+	return h.readPolicy()
 }
 
 // joined is one bundle a line, in the order of names.
