@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -437,9 +436,9 @@ func Doctor(ctx context.Context, home string) []Finding {
 	if uerr == nil {
 		add("user", false, nil, who.Username, "")
 	}
-	err = checkHome(home)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = errors.New("there is no home")
+	h, err := readHome(home) // present, and its administrators have signed it
+	if err == nil {
+		err = h.Close()
 	}
 	add("home", false, err, home, hallmark.HintOf(err))
 	return out

@@ -373,6 +373,10 @@ func PolicySign(ctx context.Context, cfg SignConfig) (Signing, error) {
 	if p, err = h.proposal(ctx); err != nil {
 		return Signing{}, err
 	}
+	if p == nil || !slices.Contains(p.Signed, all[i].name) {
+		return Signing{}, hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeSignatureInvalid, "the log holds what %s was to sign under another key", all[i].name),
+			"propose again: hallmark policy set KEY=VALUE…")
+	}
 	done, err := h.settle(ctx, p)
 	return p.signing(all[i].name, done), err
 }
