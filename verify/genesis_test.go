@@ -59,6 +59,10 @@ func TestGenesis(t *testing.T) {
 		}
 		return c.sign(order{key: key, payload: statementOn(intoto.PredicateGenesis, v.RootsDigest(), p)})
 	}
+	both := func(field string, value any) [][]byte { // two agree on what is not so
+		change := map[string]any{field: value}
+		return [][]byte{sign(c.keys[0], change), sign(c.keys[1], change)}
+	}
 	ada, grace, joan := sign(c.keys[0], nil), sign(c.keys[1], nil), sign(c.keys[2], nil)
 	for _, tc := range []struct {
 		name    string
@@ -77,11 +81,12 @@ func TestGenesis(t *testing.T) {
 		{"in another's name", [][]byte{ada, sign(c.keys[1], map[string]any{"signer": hintOf(c.keys[2])})}, hallmark.CodeSubjectMismatch},
 		{"another first policy", [][]byte{ada, sign(c.keys[1], map[string]any{"policy": hallmark.DigestOf(nil)})}, hallmark.CodeGenesisMismatch},
 		{"another fact that is not read here", [][]byte{ada, sign(c.keys[1], map[string]any{"more": "y"})}, hallmark.CodeGenesisMismatch},
-		{"other roots", [][]byte{sign(c.keys[0], map[string]any{"roots": hallmark.DigestOf(nil)}), grace}, hallmark.CodeGenesisMismatch},
-		{"another mode", [][]byte{sign(c.keys[0], map[string]any{"mode": "single-operator"}), grace}, hallmark.CodeGenesisMismatch},
-		{"another threshold", [][]byte{sign(c.keys[0], map[string]any{"threshold": 1}), grace}, hallmark.CodeGenesisMismatch},
-		{"other administrators", [][]byte{sign(c.keys[0], map[string]any{"administrators": []string{"ada"}}), grace}, hallmark.CodeGenesisMismatch},
-		{"no roots", [][]byte{sign(c.keys[0], map[string]any{"roots": nil}), grace}, hallmark.CodeEvidenceMalformed},
+		{"other roots", both("roots", hallmark.DigestOf(nil)), hallmark.CodeGenesisMismatch},
+		{"another mode", both("mode", "single-operator"), hallmark.CodeGenesisMismatch},
+		{"another threshold", both("threshold", 1), hallmark.CodeGenesisMismatch},
+		{"other administrators", both("administrators", []string{"ada"}), hallmark.CodeGenesisMismatch},
+		{"no first policy", both("policy", ""), hallmark.CodeEvidenceMalformed},
+		{"no roots", both("roots", nil), hallmark.CodeEvidenceMalformed},
 		{"roots under another case", [][]byte{sign(c.keys[0], map[string]any{"roots": nil, "Roots": v.RootsDigest()}), grace}, hallmark.CodeEvidenceMalformed},
 		{"a policy instead", [][]byte{ada, c.sign(order{key: c.keys[1], payload: statementOn(intoto.PredicatePolicy, first, facts)})}, hallmark.CodePredicateType},
 		{"not a bundle", [][]byte{ada, []byte("{}")}, hallmark.CodeGenesisUnsigned},
@@ -91,6 +96,24 @@ func TestGenesis(t *testing.T) {
 			t.Errorf("%s: got %q, %v (%s), want %q", tc.name, got, err, hallmark.CodeOf(err), tc.code)
 		}
 	}
+}
+
+// TestGenesisBySigner: whom the roots let sign a genesis without a policy key
+// does not count as an administrator.
+func TestGenesisBySigner(t *testing.T) {
+	c := newCouncil()
+	v := c.verifier(t, nil, func(r *verify.Roots) {
+		c.edit(r)
+		r.Signers[2].PredicateTypes = append(r.Signers[2].PredicateTypes, intoto.PredicateGenesis)
+	})
+	facts := map[string]any{"mode": "threshold", "administrators": c.names, "threshold": 2, "policy": hallmark.DigestOf(nil), "roots": v.RootsDigest()}
+	payload := statementOn(intoto.PredicateGenesis, v.RootsDigest(), facts)
+	ada, grace := c.sign(order{key: c.keys[0], payload: payload}), c.sign(order{key: c.keys[1], payload: payload})
+	if _, err := v.Genesis([][]byte{ada, grace}); err != nil {
+		t.Error(err)
+	}
+	_, err := v.Genesis([][]byte{ada, c.sign(order{key: c.release, payload: payload})})
+	wantCode(t, err, hallmark.KindDenied, hallmark.CodeSignerNotAuthorized)
 }
 
 // TestPolicyOfCouncil counts administrators, not signatures.
