@@ -36,6 +36,10 @@ func TestRoots(t *testing.T) {
 		"mode":                func(r *verify.Roots) { r.Mode = "other" },
 		"one administrator":   func(r *verify.Roots) { r.Mode = verify.ModeThreshold },
 		"same administrators": func(r *verify.Roots) { r.Mode, r.Administrators = verify.ModeThreshold, []string{"ada", "ada"} },
+		"an administrator without a key": func(r *verify.Roots) {
+			r.Mode, r.Administrators, r.Policy.Threshold = verify.ModeThreshold, []string{"ada", "grace", "joan"}, 2
+			r.Policy.Keys = append(r.Policy.Keys, keyOf(tr.pol2))
+		},
 		"threshold of one": func(r *verify.Roots) {
 			r.Mode, r.Administrators = verify.ModeThreshold, []string{"ada", "grace"}
 			r.Policy.Keys = append(r.Policy.Keys, keyOf(tr.pol2))

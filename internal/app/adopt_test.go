@@ -216,6 +216,38 @@ func TestAdoptionCrash(t *testing.T) {
 	}
 }
 
+// TestInitHalfMade: an init that was killed goes on as it began, or not at all.
+func TestInitHalfMade(t *testing.T) {
+	l := newCouncilLab(t)
+	before, err := os.ReadFile(filepath.Join(l.home, "roots.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"roots.json", pendingFile, "trusted_root.json"} {
+		if err := os.Remove(filepath.Join(l.home, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Init(t.Context(), InitConfig{Home: l.home, SingleOperator: true}); hallmark.KindOf(err) != hallmark.KindUsage {
+		t.Errorf("another mode: %v", err)
+	}
+	if _, err := Init(t.Context(), InitConfig{Home: l.home, Threshold: 2, Administrators: []string{"grace=" + l.key("grace") + ".pub", "ada=" + l.key("ada") + ".pub"}}); hallmark.KindOf(err) != hallmark.KindUsage {
+		t.Errorf("another order: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(l.home, "roots.json")); err == nil {
+		t.Fatal("a refused init made a home")
+	}
+	l.init()
+	after, err := os.ReadFile(filepath.Join(l.home, "roots.json"))
+	if err != nil || string(after) != string(before) {
+		t.Errorf("the roots changed: %v", err)
+	}
+	l.sign("grace")
+	if s := l.sign("ada"); !s.InForce {
+		t.Errorf("not in force: %+v", s)
+	}
+}
+
 // TestSettle: signatures that were logged before a crash count, without another.
 func TestSettle(t *testing.T) {
 	l := newCouncilLab(t)

@@ -157,7 +157,11 @@ func existing(l Layout, cfg InitConfig) (InitResult, error) {
 		return InitResult{}, fmt.Errorf("reading %s: %w", l.Roots(), err)
 	}
 	res := InitResult{Roots: hallmark.DigestOf(b), Origin: roots.Logs[0].Origin, Mode: roots.Mode, Threshold: roots.Policy.Threshold}
-	if err := sameMode(l, roots, cfg); err != nil {
+	is := identityFile{Mode: roots.Mode, Administrators: roots.Administrators, Threshold: roots.Policy.Threshold}
+	for _, k := range roots.Policy.Keys {
+		is.PolicyKeys = append(is.PolicyKeys, k.PublicKey)
+	}
+	if err := sameMode(l, is, cfg); err != nil {
 		return res, err
 	}
 	raw, _, err := readAdopted(l)
@@ -181,28 +185,32 @@ func existing(l Layout, cfg InitConfig) (InitResult, error) {
 	return res, nil
 }
 
-func sameMode(l Layout, roots *verify.Roots, cfg InitConfig) error {
+// sameMode compares what init is asked for with what the home is, or was begun as.
+func sameMode(l Layout, is identityFile, cfg InitConfig) error {
 	differs := func(what string) error {
 		return hallmark.WithHint(hallmark.Errorf(hallmark.KindUsage, "the home %s exists and has %s: that never changes, since everyone who verifies pins it", l.Home, what),
 			"make another home: --home DIR")
 	}
-	var all []administrator
-	if !cfg.SingleOperator && len(cfg.Administrators) > 0 {
-		var err error
-		if all, err = administratorsOf(cfg); err != nil {
-			return err
+	if cfg.SingleOperator {
+		if is.Mode != verify.ModeSingleOperator {
+			return differs("several administrators")
 		}
+		return nil
 	}
+	if len(cfg.Administrators) == 0 {
+		return nil
+	}
+	all, err := administratorsOf(cfg)
 	switch {
-	case cfg.SingleOperator && roots.Mode != verify.ModeSingleOperator:
-		return differs("several administrators")
-	case len(all) > 0 && roots.Mode != verify.ModeThreshold:
+	case err != nil:
+		return err
+	case is.Mode != verify.ModeThreshold:
 		return differs("a single operator")
-	case len(all) > 0 && cfg.Threshold != roots.Policy.Threshold:
-		return differs(fmt.Sprintf("the threshold %d", roots.Policy.Threshold))
+	case cfg.Threshold != is.Threshold:
+		return differs(fmt.Sprintf("the threshold %d", is.Threshold))
 	}
 	for i, a := range all {
-		if len(all) != len(roots.Administrators) || a.name != roots.Administrators[i] || a.hint != roots.Policy.Keys[i].Hint {
+		if len(all) != len(is.Administrators) || a.name != is.Administrators[i] || a.pem != is.PolicyKeys[i] {
 			return differs("other administrators or other keys of theirs")
 		}
 	}
@@ -217,7 +225,10 @@ func decideIdentity(l Layout, cfg InitConfig) (identityFile, error) {
 		if err := json.Unmarshal(b, &id); err != nil || id.ID == "" {
 			return id, hallmark.Errorf(hallmark.KindInvalid, "reading %s: not a home identity", l.Identity())
 		}
-		return id, nil
+		if len(id.PolicyKeys) != len(id.Administrators) && id.Mode == verify.ModeThreshold {
+			return id, hallmark.Errorf(hallmark.KindInvalid, "reading %s: %d administrators with %d keys", l.Identity(), len(id.Administrators), len(id.PolicyKeys))
+		}
+		return id, sameMode(l, id, cfg)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, hallmark.Errorf(hallmark.KindInvalid, "reading home identity: %w", err)
