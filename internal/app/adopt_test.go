@@ -6,12 +6,15 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
@@ -414,6 +417,55 @@ func TestAdoptionFails(t *testing.T) {
 	}
 	if v, err := l.inForce(); v != 1 || err != nil {
 		t.Errorf("version %d in force, %v: want 1", v, err)
+	}
+}
+
+// TestProposalRefused: what was not proposed here, for the policy in force, can't
+// be signed, and is replaced.
+func TestProposalRefused(t *testing.T) {
+	l := newCouncilLab(t)
+	l.sign("ada")
+	l.sign("grace")
+	l.set("build.cpus", "3")
+	pending := filepath.Join(l.home, pendingFile)
+	good, err := os.ReadFile(pending)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := policy.ParseDocument(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(edit func(*policy.Document)) []byte {
+		d := doc
+		edit(&d)
+		b, err := d.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for name, b := range map[string][]byte{
+		"after another policy": encode(func(d *policy.Document) { d.Previous = hallmark.DigestOf(nil) }),
+		"a version ahead":      encode(func(d *policy.Document) { d.Version = 3 }),
+		"a first version":      encode(func(d *policy.Document) { d.Version, d.Previous = 1, "" }),
+		"in the future":        encode(func(d *policy.Document) { d.IssuedOn = now().Add(time.Hour) }),
+		"no required checks":   encode(func(d *policy.Document) { d.Parameters = maps.Clone(d.Parameters); d.Parameters["checks.required"] = "" }),
+		"another form":         append([]byte(" "), good...),
+		"not JSON":             []byte("policy"),
+	} {
+		if err := os.WriteFile(pending, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.trySign("ada"); hallmark.CodeOf(err) != hallmark.CodePolicyProposal || hallmark.KindOf(err) != hallmark.KindDenied {
+			t.Errorf("%s: %v", name, err)
+		}
+		if st, err := PolicyShow(t.Context(), l.home); err != nil || st.Version != 1 || st.Invalid == "" || st.Pending != nil {
+			t.Errorf("%s: shown as %+v, %v", name, st, err)
+		}
+	}
+	if st := l.set("build.cpus", "4"); st.Pending == nil || st.Pending.Version != 2 {
+		t.Errorf("after setting: %+v", st)
 	}
 }
 
