@@ -41,6 +41,15 @@ func lockPolicy(l Layout) (unlock func(), err error) {
 		}
 		return nil, hallmark.Errorf(hallmark.KindInternal, "locking the policy: %w", err)
 	}
+	// What a killed process was writing when it held the lock is nobody's now.
+	parts, err := filepath.Glob(filepath.Join(filepath.Dir(l.Policy()), ".part-*"))
+	for _, p := range parts {
+		err = errors.Join(err, os.Remove(p))
+	}
+	if err != nil {
+		f.Close()
+		return nil, hallmark.Errorf(hallmark.KindInternal, "sweeping the policy: %w", err)
+	}
 	return func() { f.Close() }, nil
 }
 

@@ -450,9 +450,12 @@ func TestProposalRefused(t *testing.T) {
 		"a version ahead":      encode(func(d *policy.Document) { d.Version = 3 }),
 		"a first version":      encode(func(d *policy.Document) { d.Version, d.Previous = 1, "" }),
 		"in the future":        encode(func(d *policy.Document) { d.IssuedOn = now().Add(time.Hour) }),
-		"no required checks":   encode(func(d *policy.Document) { d.Parameters = maps.Clone(d.Parameters); d.Parameters["checks.required"] = "" }),
-		"another form":         append([]byte(" "), good...),
-		"not JSON":             []byte("policy"),
+		"no required checks": encode(func(d *policy.Document) {
+			d.Parameters = maps.Clone(d.Parameters)
+			d.Parameters["checks.required"] = ""
+		}),
+		"another form": append([]byte(" "), good...),
+		"not JSON":     []byte("policy"),
 	} {
 		if err := os.WriteFile(pending, b, 0o600); err != nil {
 			t.Fatal(err)
