@@ -120,9 +120,6 @@ func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]strin
 		return PolicyState{}, err
 	}
 	defer h.Close()
-	if err := h.finishAdoption(); err != nil {
-		return PolicyState{}, err
-	}
 	if err := h.settlePending(ctx); err != nil {
 		return PolicyState{}, err
 	}

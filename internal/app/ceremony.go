@@ -307,7 +307,7 @@ func openProposal(home string) (*Home, error) {
 		return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindUsage, "the home %s has a single operator: nothing waits for signatures", home),
 			"hallmark policy set changes and signs the policy")
 	}
-	if _, _, err := readAdopted(h.Layout); errors.Is(err, fs.ErrNotExist) {
+	if !adopted(h.Layout) {
 		return h, nil
 	}
 	if err := h.readPolicy(); err != nil {
@@ -337,9 +337,6 @@ func PolicySign(ctx context.Context, cfg SignConfig) (Signing, error) {
 		return Signing{}, err
 	}
 	defer h.Close()
-	if err := h.finishAdoption(); err != nil {
-		return Signing{}, err
-	}
 	p, err := h.proposal(ctx)
 	if err != nil {
 		return Signing{}, err

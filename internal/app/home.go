@@ -33,7 +33,6 @@ func (l Layout) Roots() string         { return l.path("roots.json") }
 func (l Layout) Policy() string        { return l.path("policy", "policy.json") }
 func (l Layout) PolicyBundles() string { return l.path("policy", "policy.sigstore.jsonl") }
 func (l Layout) Proposal() string      { return l.path("policy", "pending.json") }
-func (l Layout) Adoption() string      { return l.path("policy", "adopting.json") }
 func (l Layout) PolicyLock() string    { return l.path("policy.lock") }
 func (l Layout) Genesis() string       { return l.path("genesis.sigstore.jsonl") }
 func (l Layout) Log() string           { return l.path("log") }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/blob"
 	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
@@ -75,7 +76,7 @@ func (f identityFile) verifierID() string  { return "https://" + f.trustDomain()
 func Init(ctx context.Context, cfg InitConfig) (InitResult, error) {
 	l := Layout{cfg.Home}
 	if err := checkHome(cfg.Home); err == nil {
-		return existing(l, cfg)
+		return existing(ctx, l, cfg)
 	} else if hallmark.KindOf(err) != hallmark.KindNotFound {
 		return InitResult{}, err
 	}
@@ -99,7 +100,7 @@ func Init(ctx context.Context, cfg InitConfig) (InitResult, error) {
 			return InitResult{}, fmt.Errorf("writing %s: %w", f.path, err)
 		}
 	}
-	res, err := existing(l, cfg)
+	res, err := existing(ctx, l, cfg)
 	res.Created = true
 	return res, err
 }
@@ -147,7 +148,7 @@ func makeHome(ctx context.Context, l Layout, id identityFile, keys *sign.Keyring
 
 // existing describes a home that is there. It has one mode and one set of
 // administrators for ever: asking for others is refused, not ignored.
-func existing(l Layout, cfg InitConfig) (InitResult, error) {
+func existing(ctx context.Context, l Layout, cfg InitConfig) (InitResult, error) {
 	b, err := os.ReadFile(l.Roots())
 	if err != nil {
 		return InitResult{}, hallmark.Errorf(hallmark.KindInvalid, "reading roots: %w", err)
@@ -164,10 +165,14 @@ func existing(l Layout, cfg InitConfig) (InitResult, error) {
 	if err := sameMode(l, is, cfg); err != nil {
 		return res, err
 	}
-	raw, _, err := readAdopted(l)
-	if errors.Is(err, fs.ErrNotExist) && roots.Mode == verify.ModeThreshold {
+	var raw []byte
+	if roots.Mode == verify.ModeThreshold && !adopted(l) {
 		res.Others = roots.Administrators
 		raw, err = os.ReadFile(l.Proposal())
+	} else if blobs, berr := blob.New(blob.Config{Dir: l.Blobs()}); berr != nil {
+		err = berr
+	} else {
+		raw, _, err = readPolicyFiles(ctx, l, blobs)
 	}
 	if err != nil {
 		return res, hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err)
@@ -416,4 +421,13 @@ func writeDurable(path string, b []byte, mode os.FileMode) error {
 		return err
 	}
 	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }

@@ -113,14 +113,13 @@ func openRoots(home string) (*Home, error) {
 
 // readPolicy reads the policy in force, once the genesis is known to be signed.
 func (h *Home) readPolicy() error {
-	document, bundles, err := readAdopted(h.Layout)
-	if errors.Is(err, fs.ErrNotExist) && h.id.Mode == verify.ModeThreshold {
+	if h.id.Mode == verify.ModeThreshold && !adopted(h.Layout) {
 		return h.unsigned(context.Background())
 	}
-	if err != nil {
-		return hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err)
+	var err error
+	if h.policyJSON, h.policyLines, err = readPolicyFiles(context.Background(), h.Layout, h.stores.blobs); err != nil {
+		return err
 	}
-	h.policyJSON, h.policyLines = document, bundles
 	if err := checkGenesis(h.Layout, h.verifier); err != nil {
 		return err
 	}

@@ -7,9 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/hallmark-sc/hallmark"
@@ -127,13 +125,8 @@ func (h *Home) restorePolicy(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, _, _, err := readAdoption(h.Layout); err != nil {
-		if err := os.Remove(h.Adoption()); err != nil {
-			return hallmark.Errorf(hallmark.KindInternal, "removing a change of policy that can't be read: %w", err)
-		}
-	}
 	if h.readPolicy() == nil && h.policy.Version() >= newest.version {
-		return h.finishAdoption()
+		return writeDurable(h.Layout.Policy(), h.policy.Document(), 0o644)
 	}
 	h.policy = verify.Policy{} // whatever was in force is older, or is not what was signed
 	return h.adoptPolicy(newest.document, newest.bundles)
@@ -179,7 +172,7 @@ func (h *Home) policyProblems(ctx context.Context, r *translog.Reader) []translo
 	if err := h.checkFirstEntry(ctx, r); err != nil {
 		add(0, err)
 	}
-	if _, _, err := readAdopted(h.Layout); errors.Is(err, fs.ErrNotExist) && h.id.Mode == verify.ModeThreshold {
+	if h.id.Mode == verify.ModeThreshold && !adopted(h.Layout) {
 		if _, err := os.Lstat(h.Layout.Proposal()); err == nil {
 			return out // it waits for its first signatures
 		}
