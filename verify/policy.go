@@ -139,5 +139,27 @@ func (v *Verifier) policySignature(bundle []byte, digest hallmark.Digest, doc ve
 	if signed != doc {
 		return "", denied(hallmark.CodePolicyMismatch, "the signature is of version %d, the document says %d", signed.Version, doc.Version)
 	}
+	if err := namesSigner(st.Predicate, s.hint); err != nil {
+		return "", err
+	}
 	return s.hint, nil
+}
+
+// namesSigner checks that a predicate which names the key that signs it names
+// the right one. Administrators' statements do, so that each of them has a
+// digest, and a place in the log, of its own.
+func namesSigner(predicate json.RawMessage, hint string) error {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(predicate, &fields); err != nil {
+		return denied(hallmark.CodeEvidenceMalformed, "reading predicate: %w", err)
+	}
+	raw, ok := fields["signer"]
+	if !ok {
+		return nil
+	}
+	var named string
+	if err := json.Unmarshal(raw, &named); err != nil || named != hint {
+		return denied(hallmark.CodeSubjectMismatch, "the statement names another signer than the key that signed it")
+	}
+	return nil
 }

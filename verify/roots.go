@@ -165,6 +165,13 @@ func (r *Roots) check() error {
 		if len(r.Administrators) < 2 {
 			return rootsError("administrators: mode %s needs two or more", r.Mode)
 		}
+		if len(r.Policy.Keys) != len(r.Administrators) {
+			return rootsError("policy.keys: %d of %d administrators: mode %s needs one for each, in their order", len(r.Policy.Keys), len(r.Administrators), r.Mode)
+		}
+		// Rows that need two persons rest on the mode: it must not be a word only.
+		if r.Policy.Threshold < 2 {
+			return rootsError("policy.threshold %d: mode %s needs two or more", r.Policy.Threshold, r.Mode)
+		}
 	default:
 		return rootsError("mode %.40q: want %s or %s", r.Mode, ModeSingleOperator, ModeThreshold)
 	}

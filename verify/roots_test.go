@@ -31,11 +31,19 @@ func TestRoots(t *testing.T) {
 		t.Error("the roots digest is not that of the RFC 8785 bytes")
 	}
 	for name, edit := range map[string]func(*verify.Roots){
-		"kind":                  func(r *verify.Roots) { r.Kind = "Policy" },
-		"trust domain":          func(r *verify.Roots) { r.TrustDomain = "a/b" },
-		"mode":                  func(r *verify.Roots) { r.Mode = "other" },
-		"one administrator":     func(r *verify.Roots) { r.Mode = verify.ModeThreshold },
-		"same administrators":   func(r *verify.Roots) { r.Mode, r.Administrators = verify.ModeThreshold, []string{"ada", "ada"} },
+		"kind":                func(r *verify.Roots) { r.Kind = "Policy" },
+		"trust domain":        func(r *verify.Roots) { r.TrustDomain = "a/b" },
+		"mode":                func(r *verify.Roots) { r.Mode = "other" },
+		"one administrator":   func(r *verify.Roots) { r.Mode = verify.ModeThreshold },
+		"same administrators": func(r *verify.Roots) { r.Mode, r.Administrators = verify.ModeThreshold, []string{"ada", "ada"} },
+		"an administrator without a key": func(r *verify.Roots) {
+			r.Mode, r.Administrators, r.Policy.Threshold = verify.ModeThreshold, []string{"ada", "grace", "joan"}, 2
+			r.Policy.Keys = append(r.Policy.Keys, keyOf(tr.pol2))
+		},
+		"threshold of one": func(r *verify.Roots) {
+			r.Mode, r.Administrators = verify.ModeThreshold, []string{"ada", "grace"}
+			r.Policy.Keys = append(r.Policy.Keys, keyOf(tr.pol2))
+		},
 		"no administrator":      func(r *verify.Roots) { r.Administrators = nil },
 		"no policy key":         func(r *verify.Roots) { r.Policy.Keys = nil },
 		"policy key twice":      func(r *verify.Roots) { r.Policy.Keys = append(r.Policy.Keys, r.Policy.Keys[0]) },

@@ -61,7 +61,7 @@ func TestScript(t *testing.T) {
 			"registry": cmdRegistry, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "policybundle": cmdPolicyBundle,
 		},
 	})
 }
@@ -255,6 +255,28 @@ func cmdSnapshot(ts *testscript.TestScript, _ bool, args []string) {
 	}))
 	sort.Strings(out)
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(out, "\n")+"\n"), 0o644))
+}
+
+// policybundle HOME DOCUMENT FILE finds the logged signatures of a policy document.
+func cmdPolicyBundle(ts *testscript.TestScript, _ bool, args []string) {
+	document, err := os.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	digest := []byte(hallmark.DigestOf(document).Hex())
+	var out []byte
+	ts.Check(filepath.WalkDir(filepath.Join(ts.MkAbs(args[0]), "blobs"), func(p string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		if err == nil && bytes.HasPrefix(b, []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle`)) && bytes.Contains(payloadOf(ts, string(b)), digest) {
+			out = append(append(out, b...), '\n')
+		}
+		return err
+	}))
+	if len(out) == 0 {
+		ts.Fatalf("no signature of %s", args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), out, 0o644))
 }
 
 func readLines(ts *testscript.TestScript, path string) []string {

@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +29,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // PipelineSchema is the JSON Schema of a pipeline definition.
@@ -61,41 +62,79 @@ func SyncAdvisories(_ context.Context, home, source string) ([]vuln.Summary, err
 
 // PolicyState is the policy of a home, for people.
 type PolicyState struct {
-	Version    int
+	Version    int // 0 when none is in force yet
 	Digest     hallmark.Digest
 	Parameters []KeyValue
+	SignedBy   []string  // the holders of the policy keys that signed it
+	Pending    *Proposal // what waits for signatures; nil when nothing does
+	Replaced   *Proposal // what waited before and was given up
+	Invalid    string    // why what lies there can't be signed
 }
 
 // KeyValue is one parameter.
 type KeyValue struct{ Key, Value string }
 
-// PolicyShow reads the verified policy.
-func PolicyShow(_ context.Context, home string) (PolicyState, error) {
+// PolicyShow reads the verified policy, and what waits for signatures.
+func PolicyShow(ctx context.Context, home string) (PolicyState, error) {
+	h, err := openRoots(home)
+	if err != nil {
+		return PolicyState{}, err
+	}
+	defer h.Close()
+	var s PolicyState
+	if err := h.readPolicy(); err == nil {
+		s.Version, s.Digest = h.policy.Version(), h.policy.Digest()
+		for _, p := range policy.Table() {
+			s.Parameters = append(s.Parameters, KeyValue{p.Key, h.document.Parameters[p.Key]})
+		}
+		for i, b := range lines(h.policyLines) {
+			st, err := h.verifier.Verify(b)
+			if err != nil {
+				return s, fmt.Errorf("verifying signature %d of the policy: %w", i+1, err)
+			}
+			s.SignedBy = append(s.SignedBy, strings.TrimPrefix(st.Signer(), policySigner))
+		}
+	} else if hallmark.CodeOf(err) != hallmark.CodeGenesisUnsigned {
+		return s, err
+	}
+	s.Pending, err = h.proposal(ctx)
+	if hallmark.CodeOf(err) == hallmark.CodePolicyProposal {
+		s.Invalid, err = err.Error(), nil
+	}
+	return s, err
+}
+
+// PolicySet changes parameters. A single operator's home signs the next version;
+// administrators get it as a proposal.
+func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]string) (PolicyState, error) {
+	if err := checkHome(home); err != nil {
+		return PolicyState{}, err
+	}
+	unlock, err := lockPolicy(Layout{home})
+	if err != nil {
+		return PolicyState{}, err
+	}
+	defer unlock()
 	h, err := readHome(home)
 	if err != nil {
 		return PolicyState{}, err
 	}
 	defer h.Close()
-	s := PolicyState{Version: h.policy.Version(), Digest: h.policy.Digest()}
-	for _, p := range policy.Table() {
-		s.Parameters = append(s.Parameters, KeyValue{p.Key, h.document.Parameters[p.Key]})
-	}
-	return s, nil
-}
-
-// PolicySet changes parameters and signs the next version.
-func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]string) (PolicyState, error) {
-	h, err := OpenHome(home, pass)
-	if err != nil {
+	if err := h.settlePending(ctx); err != nil {
 		return PolicyState{}, err
 	}
-	defer h.Close()
 	next, err := h.document.Set(changes, now().Truncate(time.Second))
 	if err != nil {
 		return PolicyState{}, err
 	}
 	b, err := next.Encode()
 	if err != nil {
+		return PolicyState{}, err
+	}
+	if h.id.Mode == verify.ModeThreshold {
+		return h.propose(ctx, b)
+	}
+	if err := h.loadKeys(pass); err != nil {
 		return PolicyState{}, err
 	}
 	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
@@ -111,17 +150,8 @@ func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]strin
 	if err != nil {
 		return PolicyState{}, fmt.Errorf("signing the policy: %w", err)
 	}
-	bundles := append(signed.JSON, '\n')
-	if _, err := h.verifier.Policy(b, lines(bundles)); err != nil {
-		return PolicyState{}, fmt.Errorf("verifying the new policy: %w", err)
-	}
-	// A crash between the two files leaves a policy whose signature does not
-	// fit, which nothing accepts; setting it again mends it.
-	if err := writeDurable(h.PolicyBundles(), bundles, 0o644); err != nil {
-		return PolicyState{}, fmt.Errorf("writing the policy: %w", err)
-	}
-	if err := writeDurable(h.Layout.Policy(), b, 0o644); err != nil {
-		return PolicyState{}, fmt.Errorf("writing the policy: %w", err)
+	if err := h.adoptPolicy(b, append(signed.JSON, '\n')); err != nil {
+		return PolicyState{}, err
 	}
 	return PolicyState{Version: next.Version, Digest: hallmark.DigestOf(b)}, nil
 }
@@ -180,9 +210,9 @@ type FsckReport struct {
 }
 
 // LogFsck checks the log against everything that is kept beside it, and rebuilds
-// the index when asked.
+// the index and the policy in force when asked.
 func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error) {
-	h, err := readHome(home)
+	h, err := openRoots(home) // a policy that can't be read is a finding, and mended
 	if err != nil {
 		return FsckReport{}, err
 	}
@@ -200,7 +230,13 @@ func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error)
 		if err := h.rebuild(ctx, r, rep.Entries); err != nil {
 			return out, err
 		}
+		if err := h.restorePolicy(ctx); err != nil {
+			return out, fmt.Errorf("restoring the policy: %w", err)
+		}
 		out.Rebuilt = true
+	}
+	if len(rep.Problems) == 0 {
+		out.Problems = h.policyProblems(ctx, r)
 	}
 	return out, nil
 }
@@ -302,6 +338,10 @@ func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
 	if err != nil {
 		return ev, err
 	}
+	inForce, err := h.signedPolicies(ctx)
+	if err != nil {
+		return ev, err
+	}
 	statements := map[hallmark.Digest]hallmark.Digest{} // bundle to statement
 	var inputs []intoto.ResourceDescriptor
 	var newest time.Time
@@ -313,6 +353,11 @@ func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
 		s, err := h.verifier.Verify(b)
 		if err != nil {
 			return ev, fmt.Errorf("verifying evidence %s: %w", r.Bundle, err)
+		}
+		if s.PredicateType() == intoto.PredicatePolicy && !slices.ContainsFunc(s.Statement().Subject, func(d intoto.ResourceDescriptor) bool {
+			return inForce[hallmark.Digest("sha256:"+d.Digest["sha256"])] != nil
+		}) {
+			continue // of a proposal that never had enough signatures: it proves nothing
 		}
 		_, inLog, err := h.stores.index.LeafOf(ctx, s.Digest())
 		if err != nil {
@@ -395,9 +440,9 @@ func Doctor(ctx context.Context, home string) []Finding {
 	if uerr == nil {
 		add("user", false, nil, who.Username, "")
 	}
-	err = checkHome(home)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = errors.New("there is no home")
+	h, err := readHome(home) // present, and its administrators have signed it
+	if err == nil {
+		err = h.Close()
 	}
 	add("home", false, err, home, hallmark.HintOf(err))
 	return out

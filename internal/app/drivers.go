@@ -15,12 +15,11 @@ import (
 // driverFindings says which external tools there are, which the policy of the
 // home enables, and the command that enables one.
 func driverFindings(home string) []Finding {
-	// What the policy says is only shown here; a run reads the verified one.
+	// Without a home, or with one that can't be read, no driver is enabled.
 	pins := map[string]hallmark.Digest{}
-	if doc, err := readPolicy(Layout{home}); err == nil {
-		if p, err := doc.Typed(); err == nil {
-			pins = p.Drivers
-		}
+	if h, err := readHome(home); err == nil {
+		pins = h.params.Drivers
+		h.Close()
 	}
 	var out []Finding
 	for _, d := range sast.Drivers() {

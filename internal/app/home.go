@@ -32,6 +32,9 @@ func (l Layout) SigningConfig() string { return l.path("signing_config.v0.2.json
 func (l Layout) Roots() string         { return l.path("roots.json") }
 func (l Layout) Policy() string        { return l.path("policy", "policy.json") }
 func (l Layout) PolicyBundles() string { return l.path("policy", "policy.sigstore.jsonl") }
+func (l Layout) Proposal() string      { return l.path("policy", "pending.json") }
+func (l Layout) PolicyLock() string    { return l.path("policy.lock") }
+func (l Layout) Genesis() string       { return l.path("genesis.sigstore.jsonl") }
 func (l Layout) Log() string           { return l.path("log") }
 func (l Layout) Guard() string         { return l.path("guard") }
 func (l Layout) Blobs() string         { return l.path("blobs") }
@@ -49,7 +52,7 @@ func checkHome(home string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return hallmark.WithHint(
 			hallmark.Errorf(hallmark.KindNotFound, "there is no home in %s", home),
-			"make one: hallmark init --home "+home+" --single-operator --allowed-signers FILE")
+			"make one: hallmark init --home "+home+" --single-operator --allowed-signers FILE, or with two or more --administrator NAME=FILE and --threshold N")
 	}
 	if err != nil {
 		return hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err)

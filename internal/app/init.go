@@ -19,6 +19,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/blob"
 	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
@@ -32,7 +33,10 @@ type InitConfig struct {
 	Home           string
 	AllowedSigners string // path of an OpenSSH allowed_signers file; may be empty
 	SingleOperator bool
+	// Administrators are NAME=FILE, FILE being the public half of their key; only
+	// NAME, and at most one, for a single operator.
 	Administrators []string
+	Threshold      int // of administrators who must sign a policy
 	Passphrase     []byte
 	Registries     map[string]string // kind (go, npm) to URL, for the first policy
 }
@@ -43,8 +47,10 @@ type InitResult struct {
 	Roots         hallmark.Digest
 	Origin        string
 	Mode          string
-	PolicyVersion int
+	PolicyVersion int               // 0 while the first one waits for signatures
 	Registries    map[string]string // kind to URL, or none
+	Threshold     int
+	Others        []string // administrators, while the first policy waits
 	Warnings      []string
 }
 
@@ -56,6 +62,10 @@ type identityFile struct {
 	Mode           string    `json:"mode"`
 	Administrators []string  `json:"administrators"`
 	AllowedSigners string    `json:"allowedSigners"`
+	// Of a home of several administrators: their public keys (PEM), in the order
+	// of their names, and how many must sign.
+	PolicyKeys []string `json:"policyKeys,omitempty"`
+	Threshold  int      `json:"threshold,omitempty"`
 
 	Registries map[string]string `json:"registries,omitempty"`
 }
@@ -65,11 +75,12 @@ func (f identityFile) origin() string      { return "log." + f.trustDomain() }
 func (f identityFile) verifierID() string  { return "https://" + f.trustDomain() + "/verifier" }
 
 // Init makes a home, or completes one that was half made, or changes nothing.
-// roots.json is written last: a home without it is not a home yet.
+// roots.json is written last: a home without it is not a home yet. A home of
+// several administrators can be used when enough of them signed.
 func Init(ctx context.Context, cfg InitConfig) (InitResult, error) {
 	l := Layout{cfg.Home}
 	if err := checkHome(cfg.Home); err == nil {
-		return existing(l)
+		return existing(ctx, l, cfg)
 	} else if hallmark.KindOf(err) != hallmark.KindNotFound {
 		return InitResult{}, err
 	}
@@ -77,58 +88,74 @@ func Init(ctx context.Context, cfg InitConfig) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
-	keys, err := sign.Create(sign.Config{Dir: cfg.Home, Passphrase: cfg.Passphrase, TrustDomain: id.trustDomain(), Clock: now})
+	keys, err := sign.Create(sign.Config{Dir: cfg.Home, Passphrase: cfg.Passphrase, TrustDomain: id.trustDomain(), Clock: now, Administrators: id.Mode == verify.ModeThreshold})
 	if err != nil {
 		return InitResult{}, fmt.Errorf("making keys: %w", err)
 	}
-	trusted, err := trustedRoot(keys, id)
-	if err != nil {
-		return InitResult{}, fmt.Errorf("assembling the trusted root: %w", err)
-	}
-	config, err := keys.SigningConfig(id.origin())
-	if err != nil {
-		return InitResult{}, fmt.Errorf("assembling the signing configuration: %w", err)
-	}
-	roots, err := makeRoots(id, keys, trusted)
-	if err != nil {
-		return InitResult{}, err
-	}
-	rootsJSON, err := roots.Encode()
-	if err != nil {
-		return InitResult{}, fmt.Errorf("encoding the roots: %w", err)
-	}
-	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Registries: id.Registries})
-	docJSON, err := doc.Encode()
-	if err != nil {
-		return InitResult{}, fmt.Errorf("encoding the policy: %w", err)
-	}
-	if _, err := policy.ParseDocument(docJSON); err != nil {
-		return InitResult{}, err
-	}
-	bundles, err := signGenesis(ctx, l, id, keys, trusted, docJSON)
+	files, err := makeHome(ctx, l, id, keys)
 	if err != nil {
 		return InitResult{}, err
 	}
 	if err := fingerprintKey(l.Fingerprints()); err != nil {
 		return InitResult{}, err
 	}
-	for _, f := range []struct {
-		path string
-		b    []byte
-	}{
-		{l.TrustedRoot(), trusted}, {l.SigningConfig(), config}, {l.Policy(), docJSON},
-		{l.PolicyBundles(), bundles}, {l.Roots(), rootsJSON},
-	} {
+	for _, f := range files {
 		if err := writeDurable(f.path, f.b, 0o644); err != nil {
 			return InitResult{}, fmt.Errorf("writing %s: %w", f.path, err)
 		}
 	}
-	res, err := existing(l)
+	res, err := existing(ctx, l, cfg)
 	res.Created = true
 	return res, err
 }
 
-func existing(l Layout) (InitResult, error) {
+// homeFile is a file of a new home.
+type homeFile struct {
+	path string
+	b    []byte
+}
+
+// makeHome assembles the files of a new home in the order in which they must be
+// written.
+func makeHome(ctx context.Context, l Layout, id identityFile, keys *sign.Keyring) ([]homeFile, error) {
+	trusted, err := trustedRoot(keys, id)
+	if err != nil {
+		return nil, fmt.Errorf("assembling the trusted root: %w", err)
+	}
+	config, err := keys.SigningConfig(id.origin())
+	if err != nil {
+		return nil, fmt.Errorf("assembling the signing configuration: %w", err)
+	}
+	roots, err := makeRoots(id, keys, trusted)
+	if err != nil {
+		return nil, err
+	}
+	rootsJSON, err := roots.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("encoding the roots: %w", err)
+	}
+	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Registries: id.Registries})
+	docJSON, err := doc.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("encoding the policy: %w", err)
+	}
+	if _, err := policy.ParseDocument(docJSON); err != nil {
+		return nil, err
+	}
+	files := []homeFile{{l.TrustedRoot(), trusted}, {l.SigningConfig(), config}}
+	if id.Mode == verify.ModeThreshold {
+		return append(files, homeFile{l.Proposal(), docJSON}, homeFile{l.Roots(), rootsJSON}), nil
+	}
+	bundles, err := signGenesis(ctx, l, id, keys, roots, docJSON)
+	if err != nil {
+		return nil, err
+	}
+	return append(files, homeFile{l.Policy(), docJSON}, homeFile{l.PolicyBundles(), bundles}, homeFile{l.Roots(), rootsJSON}), nil
+}
+
+// existing describes a home that is there. It has one mode and one set of
+// administrators for ever: asking for others is refused, not ignored.
+func existing(ctx context.Context, l Layout, cfg InitConfig) (InitResult, error) {
 	b, err := os.ReadFile(l.Roots())
 	if err != nil {
 		return InitResult{}, hallmark.Errorf(hallmark.KindInvalid, "reading roots: %w", err)
@@ -137,11 +164,34 @@ func existing(l Layout) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, fmt.Errorf("reading %s: %w", l.Roots(), err)
 	}
-	doc, err := readPolicy(l)
-	if err != nil {
-		return InitResult{}, err
+	res := InitResult{Roots: hallmark.DigestOf(b), Origin: roots.Logs[0].Origin, Mode: roots.Mode, Threshold: roots.Policy.Threshold}
+	is := identityFile{Mode: roots.Mode, Administrators: roots.Administrators, Threshold: roots.Policy.Threshold}
+	for _, k := range roots.Policy.Keys {
+		is.PolicyKeys = append(is.PolicyKeys, k.PublicKey)
 	}
-	res := InitResult{Roots: hallmark.DigestOf(b), Origin: roots.Logs[0].Origin, Mode: roots.Mode, PolicyVersion: doc.Version, Registries: map[string]string{}}
+	if err := sameMode(l, is, cfg); err != nil {
+		return res, err
+	}
+	var raw []byte
+	if roots.Mode == verify.ModeThreshold && !adopted(l) {
+		res.Others = roots.Administrators
+		raw, err = os.ReadFile(l.Proposal())
+	} else if blobs, berr := blob.New(blob.Config{Dir: l.Blobs()}); berr != nil {
+		err = berr
+	} else {
+		raw, _, err = readPolicyFiles(ctx, l, blobs)
+	}
+	if err != nil {
+		return res, hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err)
+	}
+	doc, err := policy.ParseDocument(raw)
+	if err != nil {
+		return res, err
+	}
+	if len(res.Others) == 0 {
+		res.PolicyVersion = doc.Version
+	}
+	res.Registries = map[string]string{}
 	for _, kind := range []string{"go", "npm"} {
 		res.Registries[kind] = doc.Parameters["registries."+kind]
 	}
@@ -149,6 +199,38 @@ func existing(l Layout) (InitResult, error) {
 		res.Warnings = append(res.Warnings, "the policy allows no signer: every commit will be denied until one is allowed")
 	}
 	return res, nil
+}
+
+// sameMode compares what init is asked for with what the home is, or was begun as.
+func sameMode(l Layout, is identityFile, cfg InitConfig) error {
+	differs := func(what string) error {
+		return hallmark.WithHint(hallmark.Errorf(hallmark.KindUsage, "the home %s exists and has %s: that never changes, since everyone who verifies pins it", l.Home, what),
+			"make another home: --home DIR")
+	}
+	if cfg.SingleOperator {
+		if is.Mode != verify.ModeSingleOperator {
+			return differs("several administrators")
+		}
+		return nil
+	}
+	if len(cfg.Administrators) == 0 {
+		return nil
+	}
+	all, err := administratorsOf(cfg)
+	switch {
+	case err != nil:
+		return err
+	case is.Mode != verify.ModeThreshold:
+		return differs("a single operator")
+	case cfg.Threshold != is.Threshold:
+		return differs(fmt.Sprintf("the threshold %d", is.Threshold))
+	}
+	for i, a := range all {
+		if len(all) != len(is.Administrators) || a.name != is.Administrators[i] || a.pem != is.PolicyKeys[i] {
+			return differs("other administrators or other keys of theirs")
+		}
+	}
+	return nil
 }
 
 // decideIdentity reads or writes home.json.
@@ -159,17 +241,28 @@ func decideIdentity(l Layout, cfg InitConfig) (identityFile, error) {
 		if err := json.Unmarshal(b, &id); err != nil || id.ID == "" {
 			return id, hallmark.Errorf(hallmark.KindInvalid, "reading %s: not a home identity", l.Identity())
 		}
-		return id, nil
+		if len(id.PolicyKeys) != len(id.Administrators) && id.Mode == verify.ModeThreshold {
+			return id, hallmark.Errorf(hallmark.KindInvalid, "reading %s: %d administrators with %d keys", l.Identity(), len(id.Administrators), len(id.PolicyKeys))
+		}
+		return id, sameMode(l, id, cfg)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, hallmark.Errorf(hallmark.KindInvalid, "reading home identity: %w", err)
 	}
-	if !cfg.SingleOperator {
-		return id, hallmark.WithHint(
-			hallmark.Errorf(hallmark.KindUsage, "a home of several administrators needs each one's key, which this version can't collect yet"),
-			"say --single-operator: every verdict will note it, and two-person rows are never satisfied")
+	all, err := administratorsOf(cfg)
+	if err != nil {
+		return id, err
 	}
-	id = identityFile{CreatedOn: now().Truncate(time.Second), Mode: "single-operator", Administrators: cfg.Administrators}
+	id = identityFile{CreatedOn: now().Truncate(time.Second), Mode: verify.ModeSingleOperator}
+	if !cfg.SingleOperator {
+		id.Mode, id.Threshold = verify.ModeThreshold, cfg.Threshold
+	}
+	for _, a := range all {
+		id.Administrators = append(id.Administrators, a.name)
+		if a.pem != "" {
+			id.PolicyKeys = append(id.PolicyKeys, a.pem)
+		}
+	}
 	if cfg.AllowedSigners != "" {
 		text, err := os.ReadFile(cfg.AllowedSigners)
 		if err != nil {
@@ -201,14 +294,43 @@ func decideIdentity(l Layout, cfg InitConfig) (identityFile, error) {
 	return id, writeDurable(l.Identity(), append(b, '\n'), 0o600)
 }
 
+// policyRoots is who may sign policies, and the signers that say so by name.
+func policyRoots(id identityFile, keys *sign.Keyring) (verify.PolicyRoots, []verify.Signer, error) {
+	may := []string{intoto.PredicatePolicy, intoto.PredicateGenesis}
+	if id.Mode != verify.ModeThreshold {
+		k := keys.Policy()
+		key := verify.Key{Hint: k.Hint, PublicKey: k.PEM}
+		return verify.PolicyRoots{Keys: []verify.Key{key}, Threshold: 1, MinimumVersion: 1}, []verify.Signer{{Name: "policy", Key: &key, PredicateTypes: may}}, nil
+	}
+	p := verify.PolicyRoots{Threshold: id.Threshold, MinimumVersion: 1}
+	var signers []verify.Signer
+	if len(id.PolicyKeys) != len(id.Administrators) {
+		return p, nil, hallmark.Errorf(hallmark.KindInvalid, "home identity: %d administrators with %d keys", len(id.Administrators), len(id.PolicyKeys))
+	}
+	for i, text := range id.PolicyKeys {
+		pub, _, err := sign.ParsePolicyPublic("key of "+id.Administrators[i], []byte(text))
+		if err != nil {
+			return p, nil, err
+		}
+		key := verify.Key{Hint: pub.Hint, PublicKey: pub.PEM}
+		p.Keys = append(p.Keys, key)
+		signers = append(signers, verify.Signer{Name: policySigner + id.Administrators[i], Key: &key, PredicateTypes: may})
+	}
+	return p, signers, nil
+}
+
 func makeRoots(id identityFile, keys *sign.Keyring, trusted []byte) (*verify.Roots, error) {
-	artifact, policyKey, checkpoint := keys.Artifact(), keys.Policy(), keys.Checkpoint()
+	artifact, checkpoint := keys.Artifact(), keys.Checkpoint()
+	admins, policySigners, err := policyRoots(id, keys)
+	if err != nil {
+		return nil, err
+	}
 	issuer := "https://" + id.trustDomain()
 	san := "spiffe://" + id.trustDomain()
 	return &verify.Roots{
 		APIVersion: "hallmark/v1", Kind: "Roots", TrustDomain: id.trustDomain(), Mode: id.Mode, Administrators: id.Administrators,
-		Policy: verify.PolicyRoots{Keys: []verify.Key{{Hint: policyKey.Hint, PublicKey: policyKey.PEM}}, Threshold: 1, MinimumVersion: 1},
-		Signers: []verify.Signer{
+		Policy: admins,
+		Signers: append([]verify.Signer{
 			{Name: "observer", Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/observer"}, PredicateTypes: []string{
 				intoto.PredicateSource, intoto.PredicateTestResult, intoto.PredicateVulns, intoto.PredicateSCAI,
 				intoto.PredicateLink, intoto.PredicateSPDX, intoto.PredicateCycloneDX}},
@@ -216,16 +338,14 @@ func makeRoots(id identityFile, keys *sign.Keyring, trusted []byte) (*verify.Roo
 				PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderLocal}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
 			{Name: "release", Key: &verify.Key{Hint: artifact.Hint, PublicKey: artifact.PEM},
 				PredicateTypes: []string{intoto.PredicateVSA}, VerifierIDs: []string{id.verifierID()}},
-			{Name: "policy", Key: &verify.Key{Hint: policyKey.Hint, PublicKey: policyKey.PEM},
-				PredicateTypes: []string{intoto.PredicatePolicy, intoto.PredicateGenesis}},
-		},
+		}, policySigners...),
 		Logs:        []verify.Log{{Origin: id.origin(), PublicKey: checkpoint.PEM}},
 		TrustedRoot: hallmark.DigestOf(trusted),
 	}, nil
 }
 
 // signGenesis logs the genesis entry as the first one, then the policy.
-func signGenesis(ctx context.Context, l Layout, id identityFile, keys *sign.Keyring, trusted, doc []byte) ([]byte, error) {
+func signGenesis(ctx context.Context, l Layout, id identityFile, keys *sign.Keyring, roots *verify.Roots, doc []byte) ([]byte, error) {
 	st, err := openStores(l)
 	if err != nil {
 		return nil, err
@@ -233,10 +353,11 @@ func signGenesis(ctx context.Context, l Layout, id identityFile, keys *sign.Keyr
 	defer st.close()
 	signer := newSigner(l, id, keys, st)
 	defer signer.close()
-	genesis, err := attest.GenesisStatement(attest.Genesis{
-		Mode: id.Mode, Administrators: id.Administrators, Threshold: 1, TrustDomain: id.trustDomain(),
-		Policy: hallmark.DigestOf(doc), TrustedRoot: hallmark.DigestOf(trusted), CreatedOn: id.CreatedOn,
-	})
+	digest, err := roots.Digest()
+	if err != nil {
+		return nil, err
+	}
+	genesis, err := genesisStatement(id, *roots, digest, hallmark.DigestOf(doc), "")
 	if err != nil {
 		return nil, err
 	}
@@ -310,6 +431,10 @@ func writeDurable(path string, b []byte, mode os.FileMode) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

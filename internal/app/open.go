@@ -5,6 +5,7 @@ package app
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type Home struct {
 	policyJSON  []byte
 	policyLines []byte
 	keys        *sign.Keyring // nil when opened for reading
+	memory      *verify.FileMemory
 	verifier    *verify.Verifier
 	policy      verify.Policy
 	document    policy.Document
@@ -41,17 +43,37 @@ func OpenHome(home string, pass []byte) (*Home, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.keys, err = sign.Load(sign.Config{Dir: home, Passphrase: pass, TrustDomain: h.id.trustDomain(), Clock: now})
-	if err != nil {
+	if err := h.loadKeys(pass); err != nil {
 		h.Close()
-		return nil, fmt.Errorf("opening keys: %w", err)
+		return nil, err
 	}
 	return h, nil
 }
 
-// readHome opens a home without its keys. Roots, trusted root and policy are
-// checked against each other before anything else is believed.
+func (h *Home) loadKeys(pass []byte) (err error) {
+	h.keys, err = sign.Load(sign.Config{Dir: h.Home, Passphrase: pass, TrustDomain: h.id.trustDomain(), Clock: now, Administrators: h.id.Mode == verify.ModeThreshold})
+	if err != nil {
+		return fmt.Errorf("opening keys: %w", err)
+	}
+	return nil
+}
+
+// readHome opens a home without its keys. Roots, trusted root, genesis and
+// policy are checked against each other before anything else is believed.
 func readHome(home string) (*Home, error) {
+	h, err := openRoots(home)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.readPolicy(); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// openRoots opens a home whose genesis and policy need not be signed yet.
+func openRoots(home string) (*Home, error) {
 	if err := checkHome(home); err != nil {
 		return nil, err
 	}
@@ -59,9 +81,7 @@ func readHome(home string) (*Home, error) {
 	for _, f := range []struct {
 		path string
 		to   *[]byte
-	}{
-		{h.Roots(), &h.rootsJSON}, {h.TrustedRoot(), &h.trustedJSON}, {h.Policy(), &h.policyJSON}, {h.PolicyBundles(), &h.policyLines},
-	} {
+	}{{h.Roots(), &h.rootsJSON}, {h.TrustedRoot(), &h.trustedJSON}} {
 		b, err := os.ReadFile(f.path)
 		if err != nil {
 			return nil, hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err)
@@ -75,27 +95,44 @@ func readHome(home string) (*Home, error) {
 	if err := json.Unmarshal(b, &h.id); err != nil {
 		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading %s: %w", h.Identity(), err)
 	}
-	memory, err := verify.NewFileMemory(h.Memory())
-	if err != nil {
+	if h.memory, err = verify.NewFileMemory(h.Memory()); err != nil {
 		return nil, fmt.Errorf("opening the memory of checkpoints: %w", err)
 	}
-	h.verifier, err = verify.New(verify.Config{Roots: h.rootsJSON, Pin: hallmark.DigestOf(h.rootsJSON), TrustedRoot: h.trustedJSON, Memory: memory})
+	h.verifier, err = verify.New(verify.Config{Roots: h.rootsJSON, Pin: hallmark.DigestOf(h.rootsJSON), TrustedRoot: h.trustedJSON, Memory: h.memory})
 	if err != nil {
 		return nil, fmt.Errorf("reading roots of %s: %w", home, err)
 	}
-	if h.policy, err = h.verifier.Policy(h.policyJSON, lines(h.policyLines)); err != nil {
-		return nil, fmt.Errorf("verifying the policy of %s: %w", home, err)
-	}
-	if h.document, err = policy.ParseDocument(h.policy.Document()); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", h.Policy(), err)
-	}
-	if h.params, err = h.document.Typed(); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", h.Policy(), err)
+	if mode := h.verifier.Roots().Mode; mode != h.id.Mode {
+		return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeGenesisMismatch, "%s says mode %s, the roots say %s: the mode of a home never changes", h.Identity(), h.id.Mode, mode)
 	}
 	if h.stores, err = openStores(h.Layout); err != nil {
 		return nil, err
 	}
 	return h, nil
+}
+
+// readPolicy reads the policy in force, once the genesis is known to be signed.
+func (h *Home) readPolicy() error {
+	if h.id.Mode == verify.ModeThreshold && !adopted(h.Layout) {
+		return h.unsigned(context.Background())
+	}
+	var err error
+	if h.policyJSON, h.policyLines, err = readPolicyFiles(context.Background(), h.Layout, h.stores.blobs); err != nil {
+		return err
+	}
+	if err := checkGenesis(h.Layout, h.verifier); err != nil {
+		return err
+	}
+	if h.policy, err = h.verifier.Policy(h.policyJSON, lines(h.policyLines)); err != nil {
+		return fmt.Errorf("verifying the policy of %s: %w", h.Home, err)
+	}
+	if h.document, err = policy.ParseDocument(h.policy.Document()); err != nil {
+		return fmt.Errorf("reading %s: %w", h.Layout.Policy(), err)
+	}
+	if h.params, err = h.document.Typed(); err != nil {
+		return fmt.Errorf("reading %s: %w", h.Layout.Policy(), err)
+	}
+	return nil
 }
 
 // Close releases the stores.
@@ -104,14 +141,6 @@ func (h *Home) Close() error {
 		return nil
 	}
 	return h.stores.close()
-}
-
-func readPolicy(l Layout) (policy.Document, error) {
-	b, err := os.ReadFile(l.Policy())
-	if err != nil {
-		return policy.Document{}, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
-	}
-	return policy.ParseDocument(b)
 }
 
 // lines splits a file of one JSON object a line.

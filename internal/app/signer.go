@@ -49,6 +49,10 @@ type logSigner struct {
 	id     identityFile
 	keys   *sign.Keyring
 	stores *stores
+	// An administrator's key for policies and the name that the roots give it;
+	// set before the first statement, where the home has none of its own.
+	policyKey  *sign.PolicyKey
+	policyName string
 
 	once   sync.Once
 	log    *translog.Log
@@ -79,7 +83,7 @@ func (s *logSigner) open(ctx context.Context) error {
 			return
 		}
 		s.signer, s.err = sign.NewSigner(sign.SignerConfig{
-			Keyring: s.keys, Log: s.log, TrustDomain: s.id.trustDomain(), Clock: now, Existing: s.existing,
+			Keyring: s.keys, Log: s.log, TrustDomain: s.id.trustDomain(), Clock: now, Existing: s.existing, PolicyKey: s.policyKey,
 		})
 	})
 	return s.err
@@ -122,7 +126,11 @@ func (s *logSigner) sign(ctx context.Context, who sign.Identity, st intoto.State
 	if _, err := s.stores.blobs.Put(ctx, b.JSON); err != nil {
 		return sign.Bundle{}, fmt.Errorf("keeping a bundle: %w", err)
 	}
-	if err := s.stores.index.PutStatement(ctx, rowOf(st, b, signerName(who), now())); err != nil {
+	name := signerName(who)
+	if who == sign.Policy && s.policyName != "" {
+		name = s.policyName
+	}
+	if err := s.stores.index.PutStatement(ctx, rowOf(st, b, name, now())); err != nil {
 		return sign.Bundle{}, fmt.Errorf("indexing a bundle: %w", err)
 	}
 	return b, nil

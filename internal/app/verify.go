@@ -131,6 +131,11 @@ func openEvidence(cfg VerifyConfig) (*evidence, error) {
 	if ev.verifier, err = verify.New(vc); err != nil {
 		return nil, err
 	}
+	if cfg.Roots == "" { // the home's own roots: they count once its administrators signed them
+		if err := checkGenesis(Layout{cfg.Home}, ev.verifier); err != nil {
+			return nil, err
+		}
+	}
 	if ev.policyJSON, err = os.ReadFile(filepath.Join(ev.dir, "policy", "policy.json")); err == nil {
 		ev.policySigs, err = os.ReadFile(filepath.Join(ev.dir, "policy", "policy.sigstore.jsonl"))
 	}

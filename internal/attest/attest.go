@@ -299,16 +299,37 @@ func VSA(s Summary) (intoto.Statement, error) {
 type Genesis struct {
 	Mode           string          `json:"mode"`
 	Administrators []string        `json:"administrators"`
+	PolicyKeys     []PolicyKey     `json:"policyKeys"`
 	Threshold      int             `json:"threshold"`
 	TrustDomain    string          `json:"trustDomain"`
-	Policy         hallmark.Digest `json:"policy"`
+	Policy         hallmark.Digest `json:"policy"` // the first one
+	Roots          hallmark.Digest `json:"roots"`
 	TrustedRoot    hallmark.Digest `json:"trustedRoot"`
 	CreatedOn      time.Time       `json:"createdOn"`
+	// Signer is the hint of the key that signs, where there are several.
+	Signer string `json:"signer,omitempty"`
 }
 
-// GenesisStatement makes log entry 0; its subject is the trusted root.
+// PolicyKey is a key that may sign policies, and whose it is.
+type PolicyKey struct {
+	Administrator string `json:"administrator"`
+	Hint          string `json:"hint"`
+	PublicKey     string `json:"publicKey"`
+}
+
+// GenesisStatement makes log entry 0; its subjects are the roots and the
+// trusted root.
 func GenesisStatement(g Genesis) (intoto.Statement, error) {
-	return statement(intoto.PredicateGenesis, []intoto.ResourceDescriptor{{Name: "trusted_root.json", Digest: sha256Of(g.TrustedRoot)}}, g)
+	return statement(intoto.PredicateGenesis, []intoto.ResourceDescriptor{
+		{Name: "roots.json", Digest: sha256Of(g.Roots)}, {Name: "trusted_root.json", Digest: sha256Of(g.TrustedRoot)},
+	}, g)
+}
+
+// PolicyApproval is PolicyStatement as one of several administrators signs it:
+// it names the key, by its hint.
+func PolicyApproval(document hallmark.Digest, version int, previous hallmark.Digest, signer string) (intoto.Statement, error) {
+	return statement(intoto.PredicatePolicy, []intoto.ResourceDescriptor{{Name: "policy.json", Digest: sha256Of(document)}},
+		map[string]any{"version": version, "previous": string(previous), "signer": signer})
 }
 
 // PolicyStatement binds a policy document's digest to its version.

@@ -5,7 +5,6 @@ package cli
 
 import (
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -95,64 +94,6 @@ func logFsckCommand(s *streams) *cobra.Command {
 			return nil
 		}}
 	cmd.Flags().BoolVar(&rebuild, "rebuild", false, "recreate the SQL index from log and blobs")
-	return cmd
-}
-
-func policyCommand(s *streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "show and change the signed policy", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	var passFile string
-	set := &cobra.Command{Use: "set KEY=VALUE…", Short: "change parameters and sign the policy with the next version", Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			home, err := s.homeDir()
-			if err != nil {
-				return err
-			}
-			pass, err := passphrase(passFile)
-			if err != nil {
-				return err
-			}
-			var changes [][2]string
-			for _, a := range args {
-				k, v, ok := strings.Cut(a, "=")
-				if !ok {
-					return usagef("policy set %q: want KEY=VALUE", a)
-				}
-				changes = append(changes, [2]string{k, v})
-			}
-			res, err := app.PolicySet(cmd.Context(), home, pass, changes)
-			if err != nil {
-				return err
-			}
-			if s.json {
-				s.message(map[string]any{"type": "policy", "version": res.Version, "digest": res.Digest})
-			} else {
-				s.print("policy version %d %s", res.Version, res.Digest)
-			}
-			return nil
-		}}
-	passphraseFlag(set, &passFile)
-	show := &cobra.Command{Use: "show", Short: "print the parameters of the signed policy", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			home, err := s.homeDir()
-			if err != nil {
-				return err
-			}
-			res, err := app.PolicyShow(cmd.Context(), home)
-			if err != nil {
-				return err
-			}
-			if s.json {
-				s.message(map[string]any{"type": "policy", "version": res.Version, "digest": res.Digest, "parameters": res.Parameters})
-				return nil
-			}
-			s.print("policy version %d %s", res.Version, res.Digest)
-			for _, p := range res.Parameters {
-				s.print("  %-24s %s", p.Key, p.Value)
-			}
-			return nil
-		}}
-	cmd.AddCommand(set, show)
 	return cmd
 }
 

@@ -52,6 +52,11 @@ func initCommand(s *streams) *cobra.Command {
 		Long: `Make the home: keys, pinned roots, signed policy, log and store. Running it
 again changes nothing.
 
+With --single-operator one person holds all keys. With two or more
+--administrator NAME=FILE and --threshold N, each administrator keeps a key of
+their own (hallmark policy key) and the home can be used when N of them signed
+its genesis and first policy (hallmark policy sign).
+
 With --repo it writes a commented starter .hallmark/pipeline.yaml for the project
 in DIR (default: the current directory) instead.`,
 		Args: cobra.MaximumNArgs(1),
@@ -93,7 +98,7 @@ in DIR (default: the current directory) instead.`,
 				return err
 			}
 			if s.json {
-				s.message(map[string]any{"type": "init", "home": home, "created": res.Created, "roots": res.Roots, "policyVersion": res.PolicyVersion, "registries": res.Registries, "origin": res.Origin, "mode": res.Mode})
+				s.message(map[string]any{"type": "init", "home": home, "created": res.Created, "roots": res.Roots, "policyVersion": res.PolicyVersion, "registries": res.Registries, "origin": res.Origin, "mode": res.Mode, "threshold": res.Threshold, "unsigned": len(res.Others) > 0})
 				return nil
 			}
 			if res.Created {
@@ -109,13 +114,18 @@ in DIR (default: the current directory) instead.`,
 			for _, w := range res.Warnings {
 				s.note("%s", w)
 			}
+			if len(res.Others) > 0 {
+				s.note("the home can't be used before %d of %s signed its genesis and first policy", res.Threshold, strings.Join(res.Others, ", "))
+				s.hint("each signs: hallmark policy sign --home %s --key FILE", home)
+			}
 			s.hint("give the roots digest to everyone who verifies, by another way than the evidence")
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&cfg.AllowedSigners, "allowed-signers", "", "OpenSSH allowed_signers file: who may sign commits")
 	cmd.Flags().BoolVar(&cfg.SingleOperator, "single-operator", false, "one administrator; every verdict says so")
-	cmd.Flags().StringSliceVar(&cfg.Administrators, "administrator", nil, "name of an administrator (repeat; default: the first allowed signer)")
+	cmd.Flags().StringArrayVar(&cfg.Administrators, "administrator", nil, "NAME=FILE of an administrator and the public half of the key (repeat); only NAME with --single-operator (default: the first allowed signer)")
+	cmd.Flags().IntVar(&cfg.Threshold, "threshold", 0, "how many administrators must sign a policy, 2 or more")
 	cmd.Flags().StringArrayVar(&registry, "registry", nil, "where dependencies are fetched from, go=URL or npm=URL (default: what the client on this machine is set to, or none)")
 	cmd.Flags().BoolVar(&repo, "repo", false, "write a starter pipeline definition for a project instead")
 	passphraseFlag(cmd, &passFile)

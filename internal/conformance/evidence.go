@@ -211,6 +211,7 @@ func provenance() Selector { return Selector{PredicateType: intoto.PredicateProv
 func spdx() Selector       { return Selector{PredicateType: intoto.PredicateSPDX} }
 func cycloneDX() Selector  { return Selector{PredicateType: intoto.PredicateCycloneDX} }
 func policy() Selector     { return Selector{PredicateType: intoto.PredicatePolicy} }
+func genesis() Selector    { return Selector{PredicateType: intoto.PredicateGenesis} }
 
 // decision is the VSA of the latest verdict, PASSED or FAILED: for rows about
 // how decisions are made. passed must be PASSED.

@@ -196,7 +196,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-03"},
 			Rule:     "policy is a signed, versioned document; POLICY_SIGNATURE_INVALID, POLICY_VERSION_TOO_OLD, POLICY_MISMATCH",
 			Evidence: []Selector{policy(), decision()},
-			Tests:    []string{"script/init", "script/verify-wrong-root"},
+			Tests:    []string{"script/init", "script/init-threshold", "script/verify-wrong-root"},
 		},
 		{
 			ID:       "N069",

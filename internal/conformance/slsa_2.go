@@ -375,8 +375,11 @@ func slsaVerify() []Requirement {
 			Who:        "Expectations are protected",
 			Text:       "Changing recorded expectations needs authorization such as two-party review.",
 			Attacks:    []string{"AT-03"},
-			Missing:    "policy and roots change only with the policy key; one person holds it unless the home has a threshold of administrators",
+			Rule:       "a policy counts only with the pinned threshold of distinct policy keys and its version never falls: POLICY_SIGNATURE_INVALID, POLICY_VERSION_TOO_OLD; the genesis binds administrators and threshold to the roots: GENESIS_UNSIGNED, GENESIS_MISMATCH",
+			Evidence:   []Selector{genesis(), policy(), decision()},
+			Tests:      []string{"script/init-threshold", "verify.TestPolicy", "verify.TestGenesis"},
 			TwoPersons: true,
+			Limit:      "that administrators are different persons is theirs to see to: the roots name keys",
 		},
 		{
 			ID:       "V12",

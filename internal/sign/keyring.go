@@ -41,13 +41,16 @@ type Config struct {
 	Passphrase  []byte // encrypts the private keys; empty leaves them in the clear, mode 0600
 	TrustDomain string // host name; the CA's organization
 	Clock       func() time.Time
+	// Administrators says that the policy keys lie with several administrators:
+	// no policy key is made or loaded here.
+	Administrators bool
 }
 
 // Keyring is the keys of one home.
 type Keyring struct {
 	domain     string
 	artifact   *ecdsa.PrivateKey
-	policy     *ecdsa.PrivateKey
+	policy     *ecdsa.PrivateKey // nil where administrators have their own
 	checkpoint ed25519.PrivateKey
 	ct         *ecdsa.PrivateKey
 	ca         authority
@@ -103,7 +106,10 @@ func open(cfg Config, create bool) (*Keyring, error) {
 		}
 		return key
 	}
-	k.artifact, k.policy, k.ct = ec("artifact"), ec("policy"), ec("ct")
+	k.artifact, k.ct = ec("artifact"), ec("ct")
+	if !cfg.Administrators {
+		k.policy = ec("policy")
+	}
 	k.ca.rootKey, k.ca.key = ec("ca-root"), ec("ca")
 	k.tsa.rootKey, k.tsa.key, k.tsaKey = ec("tsa-root"), ec("tsa-ca"), ec("tsa")
 	if err != nil {
@@ -151,19 +157,11 @@ func (f files) key(name string, make func() (crypto.Signer, error)) (crypto.Sign
 	if err != nil {
 		return nil, fmt.Errorf("generating key %s: %w", name, err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	block, err := sealed(key, f.cfg.Passphrase)
 	if err != nil {
-		return nil, fmt.Errorf("encoding key %s: %w", name, err)
+		return nil, fmt.Errorf("sealing key %s: %w", name, err)
 	}
-	block := &pem.Block{Type: plainBlock, Bytes: der}
-	if len(f.cfg.Passphrase) > 0 {
-		sealed, err := encrypted.Encrypt(der, f.cfg.Passphrase)
-		if err != nil {
-			return nil, fmt.Errorf("encrypting key %s: %w", name, err)
-		}
-		block = &pem.Block{Type: encryptedBlock, Bytes: sealed}
-	}
-	return key, writeNew(path, pem.EncodeToMemory(block), 0o600)
+	return key, writeNew(path, block, 0o600)
 }
 
 func (f files) parse(path string, b []byte) (crypto.Signer, error) {
@@ -243,8 +241,14 @@ func writeNew(path string, b []byte, mode os.FileMode) error {
 // Artifact is the public half of the key that signs verification summaries.
 func (k *Keyring) Artifact() Public { return public(k.artifact.Public()) }
 
-// Policy is the public half of the key that signs policies.
-func (k *Keyring) Policy() Public { return public(k.policy.Public()) }
+// Policy is the public half of the key that signs policies; the zero value where
+// administrators have their own.
+func (k *Keyring) Policy() Public {
+	if k.policy == nil {
+		return Public{}
+	}
+	return public(k.policy.Public())
+}
 
 // Checkpoint is the public half of the key that signs checkpoints.
 func (k *Keyring) Checkpoint() Public { return public(k.checkpoint.Public()) }

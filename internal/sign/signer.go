@@ -77,6 +77,8 @@ type SignerConfig struct {
 	Log         Log
 	TrustDomain string
 	Clock       func() time.Time
+	// PolicyKey signs policies instead of the keyring's own key. Optional.
+	PolicyKey *PolicyKey
 	// Existing finds the bundle made for a statement before, so that a resumed
 	// run signs nothing twice. Optional.
 	Existing func(ctx context.Context, statement hallmark.Digest) (bundle []byte, ok bool, err error)
@@ -234,6 +236,13 @@ func (s *Signer) credential(id Identity, at time.Time) (*ecdsa.PrivateKey, *x509
 	case Release:
 		return s.cfg.Keyring.artifact, nil, nil
 	case Policy:
+		switch {
+		case s.cfg.PolicyKey != nil:
+			return s.cfg.PolicyKey.key, nil, nil
+		case s.cfg.Keyring.policy == nil:
+			return nil, nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "this home holds no policy key: its administrators do"),
+				"each signs with hallmark policy sign --key FILE")
+		}
 		return s.cfg.Keyring.policy, nil, nil
 	case Observer, Builder:
 	}

@@ -102,6 +102,26 @@ func (r *Reader) Entries(ctx context.Context, size uint64, fn func(index uint64,
 	return nil
 }
 
+// First returns the body of entry 0; ok is false while the log is empty.
+func (r *Reader) First(ctx context.Context) (body []byte, ok bool, err error) {
+	head, _, err := r.head(ctx)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && head.Size == 0 {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	enough := errors.New("entry 0 was read")
+	err = r.Entries(ctx, head.Size, func(_ uint64, b []byte) error {
+		body, ok = b, true
+		return enough
+	})
+	if !errors.Is(err, enough) {
+		return nil, false, err
+	}
+	return body, ok, nil
+}
+
 type badEntry struct {
 	index uint64
 	err   error

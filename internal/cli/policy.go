@@ -1,0 +1,286 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bufio"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
+)
+
+func policyCommand(s *streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "policy", Short: "show, change and sign the policy", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(policySetCommand(s), policyShowCommand(s), policyKeyCommand(s), policySignCommand(s))
+	return cmd
+}
+
+func policySetCommand(s *streams) *cobra.Command {
+	var passFile string
+	set := &cobra.Command{
+		Use: "set KEY=VALUE…", Short: "change parameters: sign the next version, or propose it to the administrators", Args: cobra.MinimumNArgs(1),
+		Long: `Change parameters of the policy. In a home with a single operator the next
+version is signed and in force. Where there are several administrators it waits
+until enough of them signed it (hallmark policy sign); a proposal that waited
+before is replaced.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := s.homeDir()
+			if err != nil {
+				return err
+			}
+			pass, err := passphrase(passFile)
+			if err != nil {
+				return err
+			}
+			var changes [][2]string
+			for _, a := range args {
+				k, v, ok := strings.Cut(a, "=")
+				if !ok {
+					return usagef("policy set %q: want KEY=VALUE", a)
+				}
+				changes = append(changes, [2]string{k, v})
+			}
+			res, err := app.PolicySet(cmd.Context(), home, pass, changes)
+			if err != nil {
+				return err
+			}
+			if s.json {
+				s.message(s.policyMessage(res))
+				return nil
+			}
+			if old := res.Replaced; old != nil {
+				by := "nobody had signed"
+				if len(old.Signed) > 0 {
+					by = strings.Join(old.Signed, ", ") + " had signed"
+				}
+				s.note("replaced the pending version %d %s, which %s", old.Version, old.Digest, by)
+			}
+			if res.Pending != nil {
+				s.proposal(*res.Pending)
+				s.hint("the administrators sign it: hallmark policy sign --key FILE")
+				return nil
+			}
+			s.print("policy version %d %s", res.Version, res.Digest)
+			return nil
+		}}
+	passphraseFlag(set, &passFile)
+	return set
+}
+
+func policyShowCommand(s *streams) *cobra.Command {
+	return &cobra.Command{Use: "show", Short: "print the signed policy, and what waits for signatures", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			home, err := s.homeDir()
+			if err != nil {
+				return err
+			}
+			res, err := app.PolicyShow(cmd.Context(), home)
+			if err != nil {
+				return err
+			}
+			if s.json {
+				s.message(s.policyMessage(res))
+				return nil
+			}
+			if res.Version > 0 {
+				s.print("policy version %d %s", res.Version, res.Digest)
+				s.print("signed by %s", strings.Join(res.SignedBy, ", "))
+			} else {
+				s.print("no policy is in force")
+			}
+			for _, p := range res.Parameters {
+				s.print("  %-24s %s", p.Key, p.Value)
+			}
+			if res.Pending != nil {
+				s.proposal(*res.Pending)
+			}
+			if res.Invalid != "" {
+				s.note("%s", res.Invalid)
+			}
+			return nil
+		}}
+}
+
+func policyKeyCommand(s *streams) *cobra.Command {
+	var out, passFile string
+	cmd := &cobra.Command{
+		Use: "key NAME", Short: "make an administrator's key pair", Args: cobra.ExactArgs(1),
+		Long: `Make the key pair of an administrator: the private half in FILE, readable by its
+owner only and encrypted when a passphrase is given, the public half in FILE.pub,
+for hallmark init --administrator NAME=FILE.pub. No file is replaced. Keep FILE
+outside the home: who holds a threshold of these keys decides what is allowed.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if out == "" {
+				return usagef("policy key: want --out FILE")
+			}
+			pass, err := passphrase(passFile)
+			if err != nil {
+				return err
+			}
+			hint, err := app.PolicyKey(args[0], out, pass)
+			if err != nil {
+				return err
+			}
+			if s.json {
+				s.message(map[string]any{"type": "policy-key", "administrator": args[0], "hint": hint, "key": out, "public": out + ".pub", "encrypted": len(pass) > 0})
+				return nil
+			}
+			s.print("key of %s %s", args[0], hint)
+			s.print("  %s      keep it to yourself", out)
+			s.print("  %s.pub  for hallmark init --administrator %s=%s.pub", out, args[0], out)
+			if len(pass) == 0 {
+				s.note("the key is not encrypted: whoever reads %s can sign as %s", out, args[0])
+			}
+			return nil
+		}}
+	cmd.Flags().StringVar(&out, "out", "", "file of the private half; the public half goes to FILE.pub")
+	passphraseFlag(cmd, &passFile)
+	return cmd
+}
+
+func policySignCommand(s *streams) *cobra.Command {
+	var cfg app.SignConfig
+	var passFile, homePassFile, digest string
+	cmd := &cobra.Command{
+		Use: "sign", Short: "sign the pending policy as an administrator", Args: cobra.NoArgs,
+		Long: `Sign the pending policy with an administrator's key: the genesis and first policy
+of a new home, or what hallmark policy set proposed. What is signed is shown
+first; on a terminal the command asks before it signs. --digest signs only the
+proposal with this digest, such as one that was reviewed elsewhere. When enough
+administrators signed, the policy is in force.`,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if cfg.Home, err = s.homeDir(); err != nil {
+				return err
+			}
+			if cfg.Key == "" {
+				return usagef("policy sign: want --key FILE")
+			}
+			if cfg.KeyPassphrase, err = passphrase(passFile); err != nil {
+				return err
+			}
+			if cfg.HomePassphrase, err = passphrase(homePassFile); err != nil {
+				return err
+			}
+			p, err := app.PolicyReview(cmd.Context(), cfg.Home)
+			if err != nil {
+				return err
+			}
+			cfg.Digest = p.Digest
+			if digest != "" {
+				if cfg.Digest, err = hallmark.ParseDigest(digest); err != nil {
+					return usagef("--digest: %s", err)
+				}
+			}
+			if s.json {
+				s.message(proposalMessage("policy-review", p))
+			} else {
+				s.proposal(p)
+			}
+			if err := s.agree(); err != nil {
+				return err
+			}
+			res, err := app.PolicySign(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if s.json {
+				s.message(map[string]any{"type": "policy-signature", "administrator": res.Administrator, "version": res.Version, "digest": res.Digest,
+					"inForce": res.InForce, "signed": res.Signed, "threshold": res.Threshold})
+				return nil
+			}
+			s.print("signed by %d of %d: %s", len(res.Signed), res.Threshold, strings.Join(res.Signed, ", "))
+			if res.InForce {
+				s.print("policy version %d %s is in force", res.Version, res.Digest)
+				return nil
+			}
+			s.hint("not in force yet; one of %s signs: hallmark policy sign --key FILE", strings.Join(res.Others, ", "))
+			return nil
+		}}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Key, "key", "", "file of the administrator's private key")
+	f.StringVar(&digest, "digest", "", "sign only the proposal with this digest")
+	f.StringVar(&passFile, "passphrase-file", "", "file whose first line is the passphrase of the administrator's key (or $HALLMARK_PASSPHRASE_FILE, $HALLMARK_PASSPHRASE)")
+	f.StringVar(&homePassFile, "home-passphrase-file", "", "file whose first line is the passphrase of the home's keys, which log the signature (or the same variables)")
+	return cmd
+}
+
+// agree asks a person at a terminal; a script has agreed by calling.
+func (s *streams) agree() error {
+	in, ok := s.in.(*os.File)
+	if !ok || s.json || !term.IsTerminal(int(in.Fd())) {
+		return nil
+	}
+	s.note("sign this? yes or no")
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "yes" {
+		return hallmark.Errorf(hallmark.KindInvalid, "nothing was signed")
+	}
+	return nil
+}
+
+// proposal prints what waits for signatures, whole.
+func (s *streams) proposal(p app.Proposal) {
+	s.print("pending policy version %d %s", p.Version, p.Digest)
+	if p.Genesis {
+		s.print("  with the genesis of roots %s", p.Roots)
+		s.print("  threshold: %d of %d administrators", p.Threshold, len(p.Keys))
+		for _, k := range p.Keys {
+			s.print("  administrator: %s %s", k.Key, k.Value)
+		}
+	} else {
+		s.print("  after %s", p.Previous)
+	}
+	for _, c := range p.Changes {
+		switch {
+		case c.From == "":
+			s.print("  %s: + %s", c.Field, oneLine(c.To))
+		case c.To == "":
+			s.print("  %s: - %s", c.Field, oneLine(c.From))
+		default:
+			s.print("  %s: %s -> %s", c.Field, oneLine(c.From), oneLine(c.To))
+		}
+	}
+	signed := "nobody"
+	if len(p.Signed) > 0 {
+		signed = strings.Join(p.Signed, ", ")
+	}
+	s.print("  signed by %s, %d of %d; can sign: %s", signed, len(p.Signed), p.Threshold, strings.Join(p.Others, ", "))
+}
+
+// oneLine keeps a value from looking like several lines of ours.
+func oneLine(v string) string {
+	if strings.ContainsAny(v, "\n\r") {
+		return strconv.Quote(v)
+	}
+	return v
+}
+
+func proposalMessage(kind string, p app.Proposal) map[string]any {
+	return map[string]any{"type": kind, "genesis": p.Genesis, "version": p.Version, "digest": p.Digest, "previous": p.Previous, "roots": p.Roots,
+		"threshold": p.Threshold, "signed": p.Signed, "unsigned": p.Others, "changes": p.Changes}
+}
+
+func (s *streams) policyMessage(res app.PolicyState) map[string]any {
+	m := map[string]any{"type": "policy", "version": res.Version, "digest": res.Digest}
+	if res.Parameters != nil {
+		m["parameters"], m["signedBy"] = res.Parameters, res.SignedBy
+	}
+	if res.Pending != nil {
+		m["pending"] = proposalMessage("policy-review", *res.Pending)
+	}
+	if res.Replaced != nil {
+		m["replaced"] = res.Replaced.Digest
+	}
+	if res.Invalid != "" {
+		m["invalid"] = res.Invalid
+	}
+	return m
+}
