@@ -365,7 +365,6 @@ func Doctor(ctx context.Context, home string) []Finding {
 		path, err := sandbox.Find(p.name)
 		add("program "+p.name, p.name == "git", err, path, p.fix)
 	}
-	out = append(out, driverFindings(home)...)
 	box, err := sandbox.New(sandbox.Config{Clock: now})
 	var rep sandbox.Report
 	if err == nil {
@@ -385,6 +384,7 @@ func Doctor(ctx context.Context, home string) []Finding {
 		}
 		add("guarantee "+g.Name, false, gerr, g.Detail, "")
 	}
+	out = append(out, driverFindings(home)...)
 	who, uerr := user.Current()
 	if uerr == nil {
 		add("user", false, nil, who.Username, "")
