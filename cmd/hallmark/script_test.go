@@ -61,7 +61,7 @@ func TestScript(t *testing.T) {
 			"registry": cmdRegistry, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "policybundle": cmdPolicyBundle,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle,
 		},
 	})
 }
@@ -181,6 +181,22 @@ func secretParts() []string { return []string{"ghp_", "16C7e42F292c6912E7710c838
 func cmdPlantSecret(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o755))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte("token = \""+strings.Join(secretParts(), "")+"\"\n"), 0o644))
+}
+
+// plantheader DIR puts the secret where the signature of the newest commit is.
+func cmdPlantHeader(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	git := func(stdin string, args ...string) string {
+		cmd := exec.Command("git", append([]string{"-C", dir}, args...)...)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.Output()
+		ts.Check(err)
+		return string(out)
+	}
+	head, body, _ := strings.Cut(git("", "cat-file", "commit", "HEAD"), "\n\n")
+	head, _, _ = strings.Cut(head, "\ngpgsig ")
+	id := git(head+"\ngpgsig "+strings.Join(secretParts(), "")+"\n\n"+body, "hash-object", "-t", "commit", "-w", "--stdin")
+	git("", "update-ref", "HEAD", strings.TrimSpace(id))
 }
 
 // nosecret DIR checks that neither output nor any file of DIR holds the secret.

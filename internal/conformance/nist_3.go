@@ -22,7 +22,7 @@ func nistDeliver() []Requirement {
 			Force:   "S/M",
 			Text:    "SAST and DAST tools run in the pipeline and cover every language in the repository; a language with no SAST tool configured is a finding; coverage reports reach developers and security staff.",
 			Attacks: []string{"AT-24"},
-			Missing: "SAST covers Go, and a language without a tool is a finding; there is no DAST",
+			Missing: "SAST covers Go, and C and C++ with an external tool; a language without a tool is a finding; there is no DAST",
 		},
 		{
 			ID:       "N094",

@@ -60,7 +60,7 @@ func ssdfProduce() []Requirement {
 			Group:   "Produce well-secured software",
 			Section: "PW.5",
 			Text:    "Follow the secure coding practices that fit the languages and environment.",
-			Missing: "SAST covers Go only",
+			Missing: "SAST covers Go, and C and C++ with an external tool",
 		},
 		{
 			ID:      "PW.6.1",

@@ -4,6 +4,7 @@
 package policy
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -211,7 +212,19 @@ func TestDocument(t *testing.T) {
 	if err != nil || next.Version != 2 || next.Previous != hallmark.DigestOf(b) || d.Parameters["advisories.maxAge"] != "7d" {
 		t.Errorf("%+v %v", next, err)
 	}
-	for _, c := range [][2]string{{"checks.required", ""}, {"checks.required", "nonsense"}, {"nonsense", "1"}, {"build.egress", "allow"}, {"scans.maxAge", "-1d"}, {"build.memory", "4"}, {"findings.severity", "none"}} {
+	pin := "sha256:" + strings.Repeat("0", 64)
+	for value, want := range map[string]map[string]hallmark.Digest{"none": {}, "x=" + pin + ", y-2=" + pin: {"x": hallmark.Digest(pin), "y-2": hallmark.Digest(pin)}} {
+		next, err := d.Set([][2]string{{"sast.drivers", value}}, clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := next.Typed(); err != nil || !maps.Equal(p.Drivers, want) {
+			t.Errorf("%s: %v %v", value, p.Drivers, err)
+		}
+	}
+	for _, c := range [][2]string{{"checks.required", ""}, {"checks.required", "nonsense"}, {"nonsense", "1"}, {"build.egress", "allow"}, {"scans.maxAge", "-1d"}, {"build.memory", "4"}, {"findings.severity", "none"},
+		{"sast.drivers", ""}, {"sast.drivers", "flawfinder"}, {"sast.drivers", "x=sha256:12"}, {"sast.drivers", "X=" + pin}, {"sast.drivers", "=" + pin}, {"sast.drivers", "none,x=" + pin},
+		{"sast.drivers", "x=" + pin + ",x=" + pin[:len(pin)-1] + "1"}, {"sast.drivers", "x=" + pin + ","}} {
 		if _, err := d.Set([][2]string{c}, clock); err == nil {
 			t.Errorf("%v was accepted", c)
 		}
