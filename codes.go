@@ -92,4 +92,15 @@ const (
 	CodeVerdictDiffers        Code = "VERDICT_DIFFERS"
 	CodeExternalParameters    Code = "EXTERNAL_PARAMETERS_UNEXPECTED"
 	CodeSourceRepository      Code = "SOURCE_REPOSITORY_UNEXPECTED"
+
+	// Prevention: why an attack had no effect where nothing had to be denied.
+	// Drills report them; a denial never carries one.
+	CodeSourceCopyPrivate     Code = "SOURCE_COPY_PRIVATE"
+	CodeSourceObjectsRehashed Code = "SOURCE_OBJECTS_REHASHED"
+	CodeSourceConfigUnasked   Code = "SOURCE_CONFIGURATION_UNASKED"
+	CodeSandboxSourceReadOnly Code = "SANDBOX_SOURCE_READ_ONLY"
+	CodeSandboxHostUnseen     Code = "SANDBOX_HOST_UNSEEN"
+	CodeSandboxProcessUnseen  Code = "SANDBOX_PROCESSES_UNSEEN"
+	CodeSandboxNetworkClosed  Code = "SANDBOX_NETWORK_CLOSED"
+	CodeProvenanceOwnFacts    Code = "PROVENANCE_FROM_CONTROL_PLANE"
 )

@@ -87,7 +87,7 @@ func dependencies(res intake.Result) pipeline.Dependencies {
 	for _, t := range res.Trees {
 		target := modCache
 		if t.Module != "" {
-			target = path.Join(workspace, t.Module, "node_modules")
+			target = path.Join(Workspace, t.Module, "node_modules")
 		}
 		out.Mounts = append(out.Mounts, pipeline.Mount{Host: t.Host, Target: target})
 	}

@@ -144,7 +144,7 @@ func (s scanners) all() []pipeline.Scanner {
 		scannerPort{"sast", func() (hallmark.Digest, error) { return sast.Fingerprint(external) }, func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 			var mounts []scan.Mount
 			for _, m := range in.Dependencies.Mounts {
-				if strings.HasPrefix(m.Target, workspace+"/") {
+				if strings.HasPrefix(m.Target, Workspace+"/") {
 					continue // of the build's workspace, which a scanner has not
 				}
 				mounts = append(mounts, scan.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
@@ -232,6 +232,7 @@ type builder struct {
 	room   *room
 	tool   hallmark.Tool
 	stores *stores
+	parts  BuildParts
 }
 
 func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
@@ -245,18 +246,14 @@ func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
 
 // engine runs steps in sandboxes over one workspace.
 type engine struct {
-	room    *room
-	source  string
-	scratch string
-	mounts  []sandbox.Mount
+	room  *room
+	place BuildPlace
 }
 
-const workspace = "/workspace"
-
 func (e *engine) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
-	rep, err := e.room.box.RunAs(ctx, e.room.hostID, sandbox.Spec{
-		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: workspace, Stdout: out, Stderr: out, Limits: e.room.limits(c.Timeout),
-		Workspace: &sandbox.Workspace{Lower: e.source, Scratch: e.scratch, Target: workspace}, Mounts: e.mounts,
+	rep, err := e.room.box.RunAs(ctx, e.place.HostID, sandbox.Spec{
+		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: Workspace, Stdout: out, Stderr: out, Limits: e.room.limits(c.Timeout),
+		Workspace: &sandbox.Workspace{Lower: e.place.Source, Scratch: e.place.Scratch, Target: Workspace}, Mounts: e.place.Mounts,
 	})
 	if err != nil {
 		return build.CommandReport{}, err
@@ -291,11 +288,12 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err := sandbox.NewScratch(cache, b.room.hostID); err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	eng := &engine{room: b.room, source: in.Export.Dir, scratch: scratch}
-	eng.mounts = append(eng.mounts, sandbox.Mount{Source: cache, Target: build.CacheDir, Writable: true})
+	place := BuildPlace{Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits}
+	place.Mounts = append(place.Mounts, sandbox.Mount{Source: cache, Target: build.CacheDir, Writable: true})
 	for _, m := range in.Dependencies.Mounts {
-		eng.mounts = append(eng.mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
+		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 	}
+	eng := b.parts.Engine(place)
 	env := build.Environment(sandbox.Path(), in.Export.CommitTime, map[string]string{"GOMODCACHE": modCache})
 	res, err := build.Run(ctx, eng, def, env, b.home.params.BuildTimeout, now)
 	if err != nil {
@@ -315,7 +313,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out := pipeline.BuildOutput{}
 	if finished {
-		outputs, bad := build.Collect(sandbox.Upper(scratch), def.Artifacts)
+		outputs, bad := b.parts.Collect(sandbox.Upper(scratch), def.Artifacts)
 		reasons = append(reasons, bad...)
 		if len(bad) == 0 && len(reasons) == 0 {
 			for _, o := range outputs {
@@ -346,7 +344,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	for _, g := range res.Guarantees {
 		f.Guarantees = append(f.Guarantees, attest.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
 	}
-	out.Decision = build.Authorize(
+	out.Decision = b.parts.Authorize(
 		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, Tools: b.home.params.Tools},
 		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), Reasons: reasons})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}

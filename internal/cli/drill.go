@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/drill"
+)
+
+func drillCommand(s *streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "drill [AT-NN…]",
+		Short: "the attack catalogue, each attack with its control off and on",
+		Long: `Run the attack catalogue against your own configuration. Each attack runs twice in
+a throwaway home under the policy parameters of your home: with its control taken
+away it must succeed, with its control in place it must be stopped by it.
+
+Without a home the default policy is tried. Exit 3 when any run is not as it
+should be; a case that can't run on this machine is skipped, which is not ok.
+
+The drills are ` + strings.Join(drill.Attacks(), " ") + `.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := drill.Select(args); err != nil {
+				return err
+			}
+			parameters, err := s.ownParameters(cmd)
+			if err != nil {
+				return err
+			}
+			ok, err := drill.Run(cmd.Context(), drill.Config{Attacks: args, Parameters: parameters, Report: s.drillResult})
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return errDenied
+			}
+			return nil
+		},
+	}
+}
+
+// ownParameters are the policy parameters of the home; the default policy's when
+// there is none and none was asked for.
+func (s *streams) ownParameters(cmd *cobra.Command) ([][2]string, error) {
+	home, err := s.homeDir()
+	if err != nil {
+		return nil, err
+	}
+	state, err := app.PolicyShow(cmd.Context(), home)
+	if hallmark.KindOf(err) == hallmark.KindNotFound && s.home == "" {
+		s.note("there is no home in %s: drilling the default policy", home)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.note("drilling the policy of %s, version %d", home, state.Version)
+	var out [][2]string
+	for _, p := range state.Parameters {
+		out = append(out, [2]string{p.Key, p.Value})
+	}
+	return out, nil
+}
+
+// drillResult prints one run of a case. With its second run stands what still
+// works.
+func (s *streams) drillResult(r drill.Result) {
+	if s.json {
+		s.message(r)
+		if !r.OK {
+			s.note("%s %s, control %s: %s", r.Case.Attack, r.Case.Letter, r.Control, r.Detail)
+		}
+		return
+	}
+	if r.Control == drill.Off {
+		s.print("%s %s  %s", r.Case.Attack, r.Case.Letter, r.Case.Does)
+		s.print("  control    %s", r.Case.Control)
+	}
+	verdict := "ok"
+	if !r.OK {
+		verdict = "NOT OK"
+	}
+	s.print("  %-10s %-7s %-10s %-30s %s", r.Control, verdict, r.Outcome, r.Reason, r.Detail)
+	if r.Control == drill.On {
+		s.print("  residual   %s", r.Case.Residual)
+	}
+}

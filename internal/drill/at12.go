@@ -1,0 +1,206 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package drill
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/internal/sandbox"
+)
+
+const (
+	clean  = "reviewed\n"
+	poison = "poisoned\n"
+)
+
+// at12 is "source swapped during the build" (SUNSPOT).
+func at12() []Case {
+	return []Case{
+		{
+			Attack: "AT-12", Letter: "a", Does: "a co-tenant of the host rewrites a file of the checkout while the step runs, and restores it",
+			Control: "the build reads a private copy of the commit", Stops: hallmark.CodeSourceCopyPrivate,
+			Residual: "a process of the control plane's own user can change the private copy itself", attack: swapCheckout,
+		},
+		{
+			Attack: "AT-12", Letter: "b", Does: "a step writes through to the copy of the source, under its view of it, and tries to remount it",
+			Control: "the copy is the read-only lower layer of an overlay", Stops: hallmark.CodeSandboxSourceReadOnly,
+			Residual: "a step may change what later steps of the same build see; its command is in the process attestation", attack: writeThrough,
+		},
+		{
+			Attack: "AT-12", Letter: "c", Does: "a replace ref in the repository stands another file in the place of the reviewed one",
+			Control: "objects are read by the name that the signed commit gives them, and hashed again", Stops: hallmark.CodeSourceObjectsRehashed,
+			Residual: "two objects of one SHA-1 name, where git's own detection of collisions fails", attack: replaceRef,
+		},
+		{
+			Attack: "AT-12", Letter: "d", Does: "a smudge filter in the repository's configuration rewrites a file when it is checked out",
+			Control: "no configuration of the repository is asked", Stops: hallmark.CodeSourceConfigUnasked,
+			Residual: "a step of the pipeline definition that rewrites the file, which review has to see", attack: smudge,
+		},
+	}
+}
+
+// copyStep copies the source into the artifact, after a pause that a pipe makes.
+var copyStep = definition("mkdir -p out; echo "+mark+"; "+fill+"; cp source.txt out/app", "test -s out/app", "out/app")
+
+// swapCheckout: the same co-tenant acts in both runs; the first build works in
+// the checkout that he can write to.
+func swapCheckout(ctx context.Context, g *ground, c Control) (effect, error) {
+	r, err := g.project("swap-"+c.String(), map[string]string{"source.txt": clean, pipeline.PipelineFile: copyStep})
+	if err != nil {
+		return effect{}, err
+	}
+	file := filepath.Join(r.dir, "source.txt")
+	write := func(text string) func() error {
+		return func() error { return os.WriteFile(file, []byte(text), 0o644) }
+	}
+	swapped := false
+	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
+		real := p.Engine
+		p.Engine = func(place app.BuildPlace) build.Engine {
+			if c == Off {
+				place.Source = r.dir
+				if err := sandbox.Give(r.dir, place.HostID); err != nil {
+					return failing{err}
+				}
+			}
+			return watched{Engine: real(place), after: write(clean), act: func() error { swapped = true; return write(poison)() }}
+		}
+	}))
+	if err != nil {
+		return effect{}, err
+	}
+	if !swapped {
+		return effect{}, fmt.Errorf("the file was not swapped while the step ran: %s", f.codes())
+	}
+	return f.sourceEffect(hallmark.CodeSourceCopyPrivate)
+}
+
+// sourceEffect compares the artifact with what the commit says.
+func (f finished) sourceEffect(prevented hallmark.Code) (effect, error) {
+	p, ok, err := f.provenance("app")
+	if err != nil {
+		return effect{}, err
+	}
+	if !ok || p.BuildDefinition.ExternalParameters.Revision != f.Revision.Commit {
+		return effect{}, fmt.Errorf("the build has no provenance of the commit: %s", f.codes())
+	}
+	switch string(f.artifact("app")) {
+	case poison:
+		return effect{done: true, detail: "the poisoned byte is in the artifact, under provenance of the clean commit"}, nil
+	case clean:
+		return effect{reason: prevented, detail: "the artifact holds what the commit holds"}, nil
+	}
+	return effect{}, fmt.Errorf("the artifact is neither: %q", f.artifact("app"))
+}
+
+// failing is an engine that could not be made.
+type failing struct{ err error }
+
+func writeThrough(ctx context.Context, g *ground, c Control) (effect, error) {
+	step := "for d in /.hallmark/lower . ; do mount -o remount,rw $d || :; umount $d || :; sh -c \"echo poisoned > $d/source.txt\" || :; done 2>/dev/null; mkdir -p out; cp source.txt out/app"
+	r, err := g.project("write-through", map[string]string{"source.txt": clean, pipeline.PipelineFile: definition(step, "test -s out/app", "out/app")})
+	if err != nil {
+		return effect{}, err
+	}
+	var place app.BuildPlace
+	var left []byte
+	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
+		real, collect := p.Engine, p.Collect
+		p.Engine = func(at app.BuildPlace) build.Engine {
+			place = at
+			if c == On {
+				return real(at)
+			}
+			return boxed{place: at, spec: func(s *sandbox.Spec) {
+				s.Workspace = nil
+				s.Mounts = append(s.Mounts, sandbox.Mount{Source: at.Source, Target: app.Workspace, Writable: true})
+			}}
+		}
+		p.Collect = func(dir string, names []string) ([]build.Output, []hallmark.Reason) {
+			left, err = os.ReadFile(filepath.Join(place.Source, "source.txt"))
+			if c == Off {
+				dir = place.Source
+			}
+			return collect(dir, names)
+		}
+	}))
+	if err != nil {
+		return effect{}, err
+	}
+	// That the step did write is seen in its artifact: it was not stopped by
+	// accident, before it came to that.
+	if string(f.artifact("app")) != poison {
+		return effect{}, fmt.Errorf("the step did not write: %s", f.codes())
+	}
+	if string(left) == poison {
+		return effect{done: true, detail: "the copy that every other reader trusts holds the poisoned byte"}, nil
+	}
+	if string(left) != clean {
+		return effect{}, fmt.Errorf("the copy of the source is neither: %q", left)
+	}
+	return effect{reason: hallmark.CodeSandboxSourceReadOnly, detail: "the step changed its own view only"}, f.guaranteed("capabilities-dropped")
+}
+
+// gitBuild builds what git itself checks out when the control is off.
+func gitBuild(ctx context.Context, g *ground, r repository, c Control, prevented hallmark.Code) (effect, error) {
+	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
+		real := p.Engine
+		p.Engine = func(place app.BuildPlace) build.Engine {
+			if c == Off {
+				g.outs++
+				place.Source = g.path("checkout", fmt.Sprint(g.outs))
+				if err := checkout(ctx, r, place.Source); err != nil {
+					return failing{err}
+				}
+				if err := sandbox.Give(place.Source, place.HostID); err != nil {
+					return failing{err}
+				}
+			}
+			return real(place)
+		}
+	}))
+	if err != nil {
+		return effect{}, err
+	}
+	return f.sourceEffect(prevented)
+}
+
+func replaceRef(ctx context.Context, g *ground, c Control) (effect, error) {
+	r, err := g.project("replace", map[string]string{"source.txt": clean, pipeline.PipelineFile: copyStep})
+	if err != nil {
+		return effect{}, err
+	}
+	good, err := git(ctx, r, clean, "hash-object", "--stdin")
+	if err != nil {
+		return effect{}, err
+	}
+	evil, err := git(ctx, r, poison, "hash-object", "-w", "--stdin")
+	if err != nil {
+		return effect{}, err
+	}
+	if _, err := git(ctx, r, "", "replace", "-f", good, evil); err != nil {
+		return effect{}, err
+	}
+	return gitBuild(ctx, g, r, c, hallmark.CodeSourceObjectsRehashed)
+}
+
+func smudge(ctx context.Context, g *ground, c Control) (effect, error) {
+	r, err := g.project("smudge", map[string]string{"source.txt": clean, ".gitattributes": "source.txt filter=drill\n", pipeline.PipelineFile: copyStep})
+	if err != nil {
+		return effect{}, err
+	}
+	for _, set := range [][2]string{{"filter.drill.smudge", "sed s/reviewed/poisoned/"}, {"filter.drill.clean", "sed s/poisoned/reviewed/"}} {
+		if _, err := git(ctx, r, "", "config", set[0], set[1]); err != nil {
+			return effect{}, err
+		}
+	}
+	return gitBuild(ctx, g, r, c, hallmark.CodeSourceConfigUnasked)
+}

@@ -1,0 +1,281 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/gittest"
+	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
+)
+
+// ground is where a drill takes place: a temporary directory with a throwaway
+// home, one developer's key and the projects of the cases. It is used by one
+// goroutine.
+type ground struct {
+	dir      string
+	home     app.Layout
+	dev      *gittest.Key
+	roots    hallmark.Digest
+	promises []string // guarantees that the policy asks of a build
+	verifier *verify.Verifier
+	outs     int
+	kept     map[string]any // results that several cases look at
+	closers  []func() error
+}
+
+func newGround(ctx context.Context, parameters [][2]string) (g *ground, err error) {
+	dir, err := os.MkdirTemp("", "hallmark-drill-")
+	if err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "making the throwaway home: %w", err)
+	}
+	g = &ground{dir: dir, home: app.Layout{Home: filepath.Join(dir, "home")}, kept: map[string]any{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+	if g.dev, err = gittest.NewKey("dev@example.org"); err != nil {
+		return nil, fmt.Errorf("making a developer's key: %w", err)
+	}
+	allowed := filepath.Join(dir, "allowed_signers")
+	if err := os.WriteFile(allowed, []byte(g.dev.AllowedSigner()+"\n"), 0o600); err != nil {
+		return nil, fmt.Errorf("writing allowed signers: %w", err)
+	}
+	res, err := app.Init(ctx, app.InitConfig{Home: g.home.Home, AllowedSigners: allowed, SingleOperator: true})
+	if err != nil {
+		return nil, fmt.Errorf("making the throwaway home: %w", err)
+	}
+	g.roots = res.Roots
+	if len(parameters) > 0 {
+		if _, err := app.PolicySet(ctx, g.home.Home, nil, parameters); err != nil {
+			return nil, fmt.Errorf("taking over the policy's parameters: %w", err)
+		}
+	}
+	state, err := app.PolicyShow(ctx, g.home.Home)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range state.Parameters {
+		if p.Key == "build.guarantees" {
+			g.promises = strings.FieldsFunc(p.Value, func(r rune) bool { return r == ',' || r == ' ' })
+		}
+	}
+	roots, err := os.ReadFile(g.home.Roots())
+	if err != nil {
+		return nil, err
+	}
+	trusted, err := os.ReadFile(g.home.TrustedRoot())
+	if err != nil {
+		return nil, err
+	}
+	g.verifier, err = verify.New(verify.Config{Roots: roots, Pin: g.roots, TrustedRoot: trusted})
+	return g, err
+}
+
+// close removes everything, also directories that were made read-only.
+func (g *ground) close() error {
+	var errs []error
+	for _, c := range g.closers {
+		errs = append(errs, c())
+	}
+	err := filepath.WalkDir(g.dir, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(p, 0o700)
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err, os.RemoveAll(g.dir))...)
+}
+
+func (g *ground) path(elem ...string) string {
+	return filepath.Join(append([]string{g.dir}, elem...)...)
+}
+
+// keep computes a value once for the cases that look at it.
+func keep[T any](g *ground, name string, make func() (T, error)) (T, error) {
+	if v, ok := g.kept[name].(T); ok {
+		return v, nil
+	}
+	v, err := make()
+	if err == nil {
+		g.kept[name] = v
+	}
+	return v, err
+}
+
+// repository is a project of an attacker who may commit, or of his victim.
+type repository struct{ dir, commit, uri string }
+
+// project makes a signed repository, once; files holds its content by path.
+func (g *ground) project(name string, files map[string]string) (repository, error) {
+	return keep(g, "project "+name, func() (repository, error) {
+		dir := g.path("projects", name)
+		for _, f := range slices.Sorted(keys(files)) {
+			p := filepath.Join(dir, filepath.FromSlash(f))
+			if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+				return repository{}, fmt.Errorf("writing project %s: %w", name, err)
+			}
+			if err := os.WriteFile(p, []byte(files[f]), 0o644); err != nil {
+				return repository{}, fmt.Errorf("writing project %s: %w", name, err)
+			}
+		}
+		id, err := gittest.CommitAll(dir, gittest.Options{Message: "Drill " + name, Name: "Dev", Mail: g.dev.Mail, Time: time.Now().Add(-time.Hour), Key: g.dev})
+		if err != nil {
+			return repository{}, hallmark.Errorf(hallmark.KindUnavailable, "committing project %s: %w", name, err)
+		}
+		return repository{dir: dir, commit: id, uri: (&url.URL{Scheme: "file", Path: dir}).String()}, nil
+	})
+}
+
+func keys(m map[string]string) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// definition is a pipeline with one step, one test and its artifacts.
+func definition(step, test string, artifacts ...string) string {
+	text := fmt.Sprintf("apiVersion: hallmark/v1\nkind: Pipeline\nbuild:\n  steps:\n    - run: %q\n    - name: test\n      run: %q\n  artifacts:\n", step, test)
+	for _, a := range artifacts {
+		text += "    - " + a + "\n"
+	}
+	return text
+}
+
+// finished is a run that came to a verdict.
+type finished struct {
+	pipeline.Result
+	g *ground
+}
+
+// freshBuilds keeps the results of scans between the two runs of a case, which
+// are about the same revision, and never that of a build: a build with a control
+// taken away must not pass for one with it in place.
+type freshBuilds struct{ pipeline.Saves }
+
+func (s freshBuilds) Saved(ctx context.Context, stage string, key hallmark.Digest) ([]byte, time.Time, bool, error) {
+	if stage == "build" {
+		return nil, time.Time{}, false, nil
+	}
+	return s.Saves.Saved(ctx, stage, key)
+}
+
+// run takes the project from commit to verdict through the real pipeline, after
+// change replaced what it wants; nil replaces nothing.
+func (g *ground) run(ctx context.Context, r repository, change func(*pipeline.Config) error) (f finished, err error) {
+	h, err := app.OpenHome(g.home.Home, nil)
+	if err != nil {
+		return f, err
+	}
+	defer h.Close()
+	g.outs++
+	out := g.path("out", fmt.Sprint(g.outs))
+	pc, done, err := h.Pipeline(ctx, app.RunConfig{Home: g.home.Home, Repo: r.dir, Out: out, CommittedOnly: true})
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	pc.Saves = freshBuilds{pc.Saves}
+	if change != nil {
+		if err := change(&pc); err != nil {
+			return f, err
+		}
+	}
+	p, err := pipeline.New(pc)
+	if err != nil {
+		return f, err
+	}
+	res, err := p.Run(ctx, r.commit, out)
+	return finished{Result: res, g: g}, err
+}
+
+// artifact returns the bytes of a published artifact; nil when there is none.
+func (f finished) artifact(name string) []byte {
+	b, err := os.ReadFile(filepath.Join(f.Out, name))
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// provenance returns the published provenance of an artifact, verified; ok is
+// false when there is none.
+func (f finished) provenance(name string) (p intoto.Provenance, ok bool, err error) {
+	b, err := os.ReadFile(filepath.Join(f.Out, name+".sigstore.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, false, nil
+	}
+	if err != nil {
+		return p, false, err
+	}
+	s, err := f.g.verifier.Verify(b)
+	if err != nil {
+		return p, false, err
+	}
+	p, err = intoto.ParseProvenance(s.Statement())
+	return p, err == nil, err
+}
+
+// denied reports whether the verdict is a denial for this reason.
+func (f finished) denied(code hallmark.Code) bool {
+	d := f.Verdict.Decision
+	return !d.Allowed() && slices.ContainsFunc(d.Reasons, func(r hallmark.Reason) bool { return r.Code == code })
+}
+
+// codes lists the reasons of the verdict, for people.
+func (f finished) codes() string {
+	if f.Verdict.Decision.Allowed() {
+		return "allowed"
+	}
+	var out []hallmark.Code
+	for _, r := range f.Verdict.Decision.Reasons {
+		if !slices.Contains(out, r.Code) {
+			out = append(out, r.Code)
+		}
+	}
+	return fmt.Sprint("denied ", out)
+}
+
+// guaranteed reports whether the signed environment attestation says that a
+// property of the isolation held. An attack that failed for another reason than
+// the control was not stopped by it.
+func (f finished) guaranteed(name string) error {
+	for _, e := range f.Evidence {
+		s, err := f.g.verifier.Verify(e.JSON)
+		if err != nil {
+			return err
+		}
+		if s.PredicateType() != intoto.PredicateSCAI {
+			continue
+		}
+		p, err := intoto.DecodePredicate[intoto.SCAI](s.Statement())
+		if err != nil {
+			return err
+		}
+		for _, a := range p.Attributes {
+			if p.Name == intoto.NameEnvironment && a.Attribute == "ISOLATION_GUARANTEE_HELD" && a.Conditions["guarantee"] == name {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("the environment attestation does not say that %s held", name)
+}

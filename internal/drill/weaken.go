@@ -1,0 +1,206 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package drill
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/internal/sandbox"
+)
+
+// This file holds the parts that lack a control. Each is like the real part but
+// for the one thing that its comment names.
+
+// compose changes the parts of the builder of a run.
+func compose(change func(*app.BuildParts)) func(*pipeline.Config) error {
+	return func(pc *pipeline.Config) error {
+		b, err := app.ComposeBuilder(pc.Builder, change)
+		pc.Builder = b
+		return err
+	}
+}
+
+// both makes one change after the other.
+func both(first, then func(*pipeline.Config) error) func(*pipeline.Config) error {
+	return func(pc *pipeline.Config) error {
+		if err := first(pc); err != nil || then == nil {
+			return err
+		}
+		return then(pc)
+	}
+}
+
+// boxed runs steps in the real sandbox, in a room that spec furnished.
+type boxed struct {
+	place app.BuildPlace
+	spec  func(*sandbox.Spec)
+}
+
+func (e boxed) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
+	box, err := sandbox.New(sandbox.Config{Clock: clock})
+	if err != nil {
+		return build.CommandReport{}, err
+	}
+	spec := sandbox.Spec{
+		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: app.Workspace, Stdout: out, Stderr: out,
+		Limits: e.place.Limits(c.Timeout), Mounts: e.place.Mounts,
+		Workspace: &sandbox.Workspace{Lower: e.place.Source, Scratch: e.place.Scratch, Target: app.Workspace},
+	}
+	e.spec(&spec)
+	rep, err := box.RunAs(ctx, e.place.HostID, spec)
+	if err != nil {
+		return build.CommandReport{}, err
+	}
+	r := build.CommandReport{ExitCode: rep.ExitCode, Signal: rep.Signal, LimitHit: rep.LimitHit, StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn}
+	for _, x := range rep.Egress {
+		r.Egress = append(r.Egress, build.Egress{Time: x.Time, Process: x.Process, Address: x.Address, Name: x.Name})
+	}
+	for _, g := range rep.Guarantees {
+		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
+	}
+	return r, nil
+}
+
+func clock() time.Time { return time.Now().UTC() }
+
+// unboxed lacks the sandbox: steps are processes of the control plane's user on
+// the host, as on a runner of one's own. It declares the guarantees that the
+// policy asks for instead of measuring them.
+type unboxed struct {
+	place    app.BuildPlace
+	promises []string
+}
+
+func (e unboxed) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
+	dir := sandbox.Upper(e.place.Scratch)
+	if err := os.CopyFS(dir, os.DirFS(e.place.Source)); err != nil && !errors.Is(err, os.ErrExist) {
+		return build.CommandReport{}, fmt.Errorf("copying the source: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-e", "-c", c.Script)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, c.Env, out, out
+	r := build.CommandReport{StartedOn: clock()}
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) {
+		r.ExitCode = exit.ExitCode()
+	} else if err != nil {
+		return r, fmt.Errorf("running a step: %w", err)
+	}
+	r.FinishedOn = clock()
+	for _, name := range e.promises {
+		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: name, Holds: true, Detail: "declared"})
+	}
+	return r, nil
+}
+
+// believing is an engine that takes the exit status from a file which the step
+// wrote, where there is one.
+type believing struct {
+	build.Engine
+	place app.BuildPlace
+}
+
+func (e believing) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
+	r, err := e.Engine.Run(ctx, c, out)
+	if err != nil {
+		return r, err
+	}
+	b, err := os.ReadFile(filepath.Join(sandbox.Upper(e.place.Scratch), "exit-status"))
+	if errors.Is(err, os.ErrNotExist) {
+		return r, nil
+	}
+	if err != nil {
+		return r, fmt.Errorf("reading the step's own status: %w", err)
+	}
+	r.ExitCode, err = strconv.Atoi(strings.TrimSpace(string(b)))
+	return r, err
+}
+
+// watched calls act in the middle of a step: when the step wrote the mark. The
+// step then writes more than its pipe can take, so that it can't go on before
+// act has returned.
+type watched struct {
+	build.Engine
+	act, after func() error
+}
+
+const (
+	mark = "compiling"
+	// fill blocks on the pipe: 64 KiB of the kernel and the copier's 32 KiB.
+	fill = "head -c 262144 /dev/zero | tr '\\0' '.'"
+)
+
+func (e watched) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
+	w := &tripwire{out: out, act: e.act}
+	r, err := e.Engine.Run(ctx, c, w)
+	if w.tripped {
+		err = errors.Join(err, w.err, e.after())
+	}
+	return r, err
+}
+
+// tripwire belongs to the one goroutine that copies a step's output.
+type tripwire struct {
+	out     io.Writer
+	act     func() error
+	tripped bool
+	err     error
+}
+
+func (w *tripwire) Write(p []byte) (int, error) {
+	if !w.tripped && bytes.Contains(p, []byte(mark)) {
+		w.tripped = true
+		w.err = w.act()
+	}
+	return w.out.Write(p)
+}
+
+// checkout lets git itself write the commit, with replace refs and with the
+// configuration of the repository, as a runner that clones and builds does.
+func checkout(ctx context.Context, r repository, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "git", "--git-dir="+filepath.Join(r.dir, ".git"), "--work-tree="+dir, "checkout", "-f", r.commit, "--", ".")
+	cmd.Env = gitEnv()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return hallmark.Errorf(hallmark.KindUnavailable, "checking out %s: %w: %s", r.commit, err, out)
+	}
+	return nil
+}
+
+// git runs git in a project of the drill, as the attacker does.
+func git(ctx context.Context, r repository, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", r.dir}, args...)...)
+	cmd.Env, cmd.Stdin = gitEnv(), strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", hallmark.Errorf(hallmark.KindUnavailable, "git %s: %w: %s", args[0], err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func gitEnv() []string {
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null"}
+}
+
+// Run implements build.Engine.
+func (e failing) Run(context.Context, build.Command, io.Writer) (build.CommandReport, error) {
+	return build.CommandReport{}, e.err
+}
