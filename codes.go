@@ -103,4 +103,5 @@ const (
 	CodeSandboxProcessUnseen  Code = "SANDBOX_PROCESSES_UNSEEN"
 	CodeSandboxNetworkClosed  Code = "SANDBOX_NETWORK_CLOSED"
 	CodeProvenanceOwnFacts    Code = "PROVENANCE_FROM_CONTROL_PLANE"
+	CodeLogIndexRebuilt       Code = "LOG_INDEX_REBUILT"
 )

@@ -75,15 +75,11 @@ func newGround(ctx context.Context, parameters [][2]string) (g *ground, err erro
 			g.promises = strings.FieldsFunc(p.Value, func(r rune) bool { return r == ',' || r == ' ' })
 		}
 	}
-	roots, err := os.ReadFile(g.home.Roots())
+	cfg, err := g.verifierConfig()
 	if err != nil {
 		return nil, err
 	}
-	trusted, err := os.ReadFile(g.home.TrustedRoot())
-	if err != nil {
-		return nil, err
-	}
-	g.verifier, err = verify.New(verify.Config{Roots: roots, Pin: g.roots, TrustedRoot: trusted})
+	g.verifier, err = verify.New(cfg)
 	return g, err
 }
 
@@ -93,13 +89,7 @@ func (g *ground) close() error {
 	for _, c := range g.closers {
 		errs = append(errs, c())
 	}
-	err := filepath.WalkDir(g.dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			return os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return errors.Join(append(errs, err, os.RemoveAll(g.dir))...)
+	return errors.Join(append(errs, removeTree(g.dir))...)
 }
 
 func (g *ground) path(elem ...string) string {
