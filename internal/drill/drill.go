@@ -117,7 +117,7 @@ type Config struct {
 }
 
 // Catalogue lists every case, in order.
-func Catalogue() []Case { return slices.Concat(at12(), at14(), at19()) }
+func Catalogue() []Case { return slices.Concat(at12(), at14(), at17(), at19()) }
 
 // Attacks lists the ids that the catalogue has cases of.
 func Attacks() []string {

@@ -171,15 +171,19 @@ func (s freshBuilds) Saved(ctx context.Context, stage string, key hallmark.Diges
 
 // run takes the project from commit to verdict through the real pipeline, after
 // change replaced what it wants; nil replaces nothing.
-func (g *ground) run(ctx context.Context, r repository, change func(*pipeline.Config) error) (f finished, err error) {
-	h, err := app.OpenHome(g.home.Home, nil)
+func (g *ground) run(ctx context.Context, r repository, change func(*pipeline.Config) error) (finished, error) {
+	return g.runIn(ctx, g.home, r, change)
+}
+
+func (g *ground) runIn(ctx context.Context, home app.Layout, r repository, change func(*pipeline.Config) error) (f finished, err error) {
+	h, err := app.OpenHome(home.Home, nil)
 	if err != nil {
 		return f, err
 	}
 	defer h.Close()
 	g.outs++
 	out := g.path("out", fmt.Sprint(g.outs))
-	pc, done, err := h.Pipeline(ctx, app.RunConfig{Home: g.home.Home, Repo: r.dir, Out: out, CommittedOnly: true})
+	pc, done, err := h.Pipeline(ctx, app.RunConfig{Home: home.Home, Repo: r.dir, Out: out, CommittedOnly: true})
 	if err != nil {
 		return f, err
 	}
