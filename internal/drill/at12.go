@@ -53,7 +53,7 @@ var copyStep = definition("mkdir -p out; echo "+mark+"; "+fill+"; cp source.txt 
 // swapCheckout: the same co-tenant acts in both runs; the first build works in
 // the checkout that he can write to.
 func swapCheckout(ctx context.Context, g *ground, c Control) (effect, error) {
-	r, err := g.project("swap-"+c.String(), map[string]string{"source.txt": clean, pipeline.PipelineFile: copyStep})
+	r, err := g.project("swap", map[string]string{"source.txt": clean, pipeline.PipelineFile: copyStep})
 	if err != nil {
 		return effect{}, err
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/app"
@@ -27,35 +28,35 @@ func at17() []Case {
 	const good = "strict parsing: one meaning for one text"
 	return []Case{
 		delivery("a", "one byte of the artifact is flipped", "the artifact is compared by its digest", hallmark.CodeNoEvidenceForArtifact,
-			"none: the digest is of every byte", digestCheck, flipByte),
+			"no verification summary names", "none: the digest is of every byte", digestCheck, flipByte),
 		delivery("b", "the artifact comes with the evidence of another artifact of its name", "the artifact is compared by its digest", hallmark.CodeNoEvidenceForArtifact,
-			"none: the digest is of every byte", digestCheck, otherEvidence),
+			"no verification summary names", "none: the digest is of every byte", digestCheck, otherEvidence),
 		delivery("c", "another package is served whole, with its own valid evidence", "the consumer's expectation: the resource", hallmark.CodeVSAResource,
-			"a consumer who expects nothing: verify without --resource", resourceCheck, otherPackage),
+			"verification summary is about", "a consumer who expects nothing: verify without --resource", resourceCheck, otherPackage),
 		delivery("d", "the payload of a signed summary names another artifact", "the payload is what was signed and logged", hallmark.CodeSignatureInvalid,
-			"whoever holds the key signs the other payload", signatureCheck, editPayload),
+			"the signature does not fit the payload", "whoever holds the key signs the other payload", signatureCheck, editPayload),
 		delivery("e", "a statement signed as another type of payload is passed off as a statement", "the payload type is signed, and compared", hallmark.CodePayloadType,
-			"none known", typeCheck, forged(insider{key: "artifact", typ: "text/plain", log: true}, evilSubject)),
+			`payload type "text/plain"`, "none known", typeCheck, forged(insider{key: "artifact", typ: "text/plain", log: true}, evilSubject)),
 		delivery("f", "a signed statement has its subject twice: good for one reader, evil for another", good, hallmark.CodeEvidenceMalformed,
-			"other readers of the bundle, who parse loosely", keysCheck, forged(insider{key: "artifact", log: true}, twoSubjects)),
+			`"subject" occurs twice`, "other readers of the bundle, who parse loosely", keysCheck, forged(insider{key: "artifact", log: true}, twoSubjects)),
 		delivery("g", "a signature of nobody stands beside the good one", "a bundle has exactly one signature", hallmark.CodeEvidenceMalformed,
-			"none known", singleCheck, secondSignature),
+			"with 2 signatures", "none known", singleCheck, secondSignature),
 		delivery("h", "a signed subject has only SHA-1 and MD5 digests", "weak digests carry no weight", hallmark.CodeEvidenceMalformed,
-			"git object names, which may be SHA-1, name revisions; commit signatures are checked over the object itself", strongCheck, forged(insider{key: "artifact", log: true}, weakSubject)),
+			"no strong digest", "git object names, which may be SHA-1, name revisions; commit signatures are checked over the object itself", strongCheck, forged(insider{key: "artifact", log: true}, weakSubject)),
 		delivery("i", "a signed statement has no subject, so that nothing differs", "a statement has a subject", hallmark.CodeEvidenceMalformed,
-			"none known", subjectCheck, forged(insider{key: "artifact", log: true}, noSubject)),
+			"statement without subject", "none known", subjectCheck, forged(insider{key: "artifact", log: true}, noSubject)),
 		delivery("j", "a signed payload of 17 MiB", "payloads are bounded", hallmark.CodeEvidenceMalformed,
-			"many payloads of the allowed size", sizeCheck, forged(insider{key: "artifact", log: true}, hugePayload)),
+			"the limit is", "many payloads of the allowed size", sizeCheck, forged(insider{key: "artifact", log: true}, hugePayload)),
 		delivery("k", "a summary that was never logged carries the log proof of another bundle", "the log entry is that of this bundle", hallmark.CodeLogProofInvalid,
-			"a stolen key whose use is logged: monitors see it, verifiers don't", leafCheck, otherProof),
+			"not that of this bundle", "a stolen key whose use is logged: monitors see it, verifiers don't", leafCheck, otherProof),
 		delivery("l", "a line of the evidence is left out", "a summary lists its inputs by digest", hallmark.CodeEvidenceMissing,
-			"the whole folder withheld", inputsCheck, dropLine),
+			"which the summary lists", "the whole folder withheld", inputsCheck, dropLine),
 		delivery("m", "a whole folder with its own roots, policy, keys and log", "roots are pinned by another way than the evidence", hallmark.CodeTrustRootUnpinned,
-			"a pin that came the same way as the folder", pinCheck, ownRoots),
+			"the pinned roots are", "a pin that came the same way as the folder", pinCheck, ownRoots),
 		delivery("n", "the policy key signs a verification summary", "each predicate type has its signers", hallmark.CodeSignerNotAuthorized,
-			"the release key, in the wrong hands", signerCheck, forged(insider{key: "policy", log: true}, evilSubject)),
+			"signer policy may not sign", "the release key, in the wrong hands", signerCheck, forged(insider{key: "policy", log: true}, evilSubject)),
 		delivery("o", "an old release under an older policy is served again", "no policy is older than one seen before", hallmark.CodePolicyRollback,
-			"a consumer who sees the package for the first time; an old release under a policy that did not change", floorCheck, oldPolicy),
+			"was pinned or seen before", "a consumer who sees the package for the first time; an old release under a policy that did not change", floorCheck, oldPolicy),
 	}
 }
 
@@ -70,8 +71,9 @@ type box struct {
 
 // delivery is a case whose attacker serves a folder. A simple consumer who makes
 // every check but one must take it, one who makes all must not; then verify has
-// the word, which must take the untouched folder too.
-func delivery(letter, does, control string, stops hallmark.Code, residual string, missing check, serve func(context.Context, *ground, *box) error) Case {
+// the word, which must take the untouched folder too. Since several refusals
+// share a code, its message has to hold because.
+func delivery(letter, does, control string, stops hallmark.Code, because, residual string, missing check, serve func(context.Context, *ground, *box) error) Case {
 	return Case{
 		Attack: "AT-17", Letter: letter, Does: does, Control: control, Stops: stops, Residual: residual,
 		attack: func(ctx context.Context, g *ground, c Control) (effect, error) {
@@ -94,7 +96,11 @@ func delivery(letter, does, control string, stops hallmark.Code, residual string
 			if c == Off {
 				return b.naive(g, missing)
 			}
-			return b.verify(ctx, g)
+			e, err := b.verify(ctx, g)
+			if err == nil && !e.done && !strings.Contains(e.detail, because) {
+				err = fmt.Errorf("refused for something else: %s %s", e.reason, e.detail)
+			}
+			return e, err
 		},
 	}
 }

@@ -18,9 +18,12 @@ package drill
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -148,39 +151,84 @@ func Select(ids []string) ([]Case, error) {
 	return out, nil
 }
 
-// Run runs the named attacks in a throwaway home, which is gone when it returns.
-// It reports whether every run was ok.
-func Run(ctx context.Context, cfg Config) (ok bool, err error) {
+// lanes is how many attacks are drilled at the same time, each on a ground of its
+// own: much of a run is waiting for disks and for processes to start.
+const lanes = 2
+
+// Run runs the named attacks in throwaway homes, which are gone when it returns.
+// It reports results in the order of the catalogue, and whether every run was ok.
+func Run(ctx context.Context, cfg Config) (bool, error) {
 	cases, err := Select(cfg.Attacks)
 	if err != nil {
 		return false, err
 	}
-	g, err := newGround(ctx, cfg.Parameters)
-	if err != nil {
-		return false, err
-	}
-	defer func() {
-		if cerr := g.close(); err == nil && cerr != nil {
-			ok, err = false, fmt.Errorf("removing the throwaway home: %w", cerr)
-		}
-	}()
-	return runCases(ctx, g, cases, cfg.Report)
+	return drillAll(ctx, cases, cfg.Report, func(ctx context.Context) (*ground, error) { return newGround(ctx, cfg.Parameters) })
 }
 
-func runCases(ctx context.Context, g *ground, cases []Case, report func(Result)) (bool, error) {
-	ok := len(cases) > 0
+func drillAll(ctx context.Context, cases []Case, report func(Result), prepare func(context.Context) (*ground, error)) (bool, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(lanes + 1)
+	var attacks []chan Result
+	var work []func() error
+	for len(cases) > 0 {
+		n := slices.IndexFunc(cases, func(c Case) bool { return c.Attack != cases[0].Attack })
+		if n < 0 {
+			n = len(cases)
+		}
+		own := cases[:n]
+		cases = cases[n:]
+		results := make(chan Result, 2*n)
+		attacks = append(attacks, results)
+		work = append(work, func() error {
+			defer close(results)
+			return drillAttack(ctx, own, results, prepare)
+		})
+	}
+	ok := len(work) > 0
+	group.Go(func() error {
+		for _, results := range attacks {
+			for r := range results {
+				ok = ok && r.OK
+				report(r)
+			}
+		}
+		return nil
+	})
+	for _, w := range work {
+		group.Go(w)
+	}
+	if err := group.Wait(); err != nil {
+		return false, err
+	}
+	return ok, nil
+}
+
+// drillAttack runs the cases of one attack on one ground.
+func drillAttack(ctx context.Context, cases []Case, results chan<- Result, prepare func(context.Context) (*ground, error)) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	g, err := prepare(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := g.close(); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("removing the throwaway home: %w", cerr))
+		}
+	}()
 	for _, c := range cases {
 		for _, control := range []Control{Off, On} {
 			e, err := c.attack(ctx, g, control)
 			if ctx.Err() != nil {
-				return false, fmt.Errorf("drilling %s %s: %w", c.Attack, c.Letter, ctx.Err())
+				return fmt.Errorf("drilling %s %s: %w", c.Attack, c.Letter, ctx.Err())
 			}
 			r := judge(c, control, e, err)
-			ok = ok && r.OK
-			report(r)
+			r.Detail = g.plain(r.Detail)
+			results <- r
 		}
 	}
-	return ok, nil
+	return nil
 }
 
 // judge is the two-run rule.

@@ -96,6 +96,12 @@ func (g *ground) path(elem ...string) string {
 	return filepath.Join(append([]string{g.dir}, elem...)...)
 }
 
+// plain is the first line of a message, without the name of the temporary directory.
+func (g *ground) plain(message string) string {
+	line, _, _ := strings.Cut(message, "\n")
+	return strings.ReplaceAll(line, g.dir, "…")
+}
+
 // keep computes a value once for the cases that look at it.
 func keep[T any](g *ground, name string, make func() (T, error)) (T, error) {
 	if v, ok := g.kept[name].(T); ok {
