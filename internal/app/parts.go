@@ -4,10 +4,16 @@
 package app
 
 import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 )
@@ -25,18 +31,21 @@ type BuildPlace struct {
 }
 
 // BuildParts are what a builder is put together from: what runs its steps, what
-// collects its artifacts, and the build policy. The type holds no rule, and a
-// builder with a missing part is refused.
+// watches the source meanwhile, what collects artifacts, and the build policy.
+// The type holds no rule, and a builder with a missing part is refused.
 type BuildParts struct {
-	Engine    func(BuildPlace) build.Engine
+	Engine func(BuildPlace) build.Engine
+	// Watch begins to watch the copy of the source, which has this manifest;
+	// changed is asked once, when the steps have ended.
+	Watch     func(dir string, manifest hallmark.Digest) (changed func() (bool, error), err error)
 	Collect   func(dir string, names []string) ([]build.Output, []hallmark.Reason)
 	Authorize func(build.Policy, build.Facts) hallmark.Decision
 }
 
 func buildParts(r *room) BuildParts {
 	return BuildParts{
-		Engine:  func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
-		Collect: build.Collect, Authorize: build.Authorize,
+		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
+		Watch:  watchSource, Collect: build.Collect, Authorize: build.Authorize,
 	}
 }
 
@@ -50,8 +59,64 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Collect == nil || made.parts.Authorize == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil
+}
+
+// watchSource tells whether the copy of the source was the exported tree when the
+// build began, and stayed it. Whoever has our own rights can change a file and
+// put its bytes and times back, but not the time of that change, which the kernel
+// writes.
+func watchSource(dir string, manifest hallmark.Digest) (func() (bool, error), error) {
+	before, err := stamps(dir)
+	if err != nil {
+		return nil, err
+	}
+	same := func() (bool, error) {
+		m, err := gitcli.Measure(dir)
+		return m.Digest == manifest, err
+	}
+	whole, err := same()
+	if err != nil {
+		return nil, err
+	}
+	return func() (bool, error) {
+		after, err := stamps(dir)
+		if err != nil || !whole || !maps.Equal(before, after) {
+			return true, err
+		}
+		still, err := same()
+		return !still, err
+	}, nil
+}
+
+// stamp is what the kernel says of one file, and only the kernel can set.
+type stamp struct {
+	device, inode uint64
+	changed       syscall.Timespec
+}
+
+func stamps(dir string) (map[string]stamp, error) {
+	out := map[string]stamp{}
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return hallmark.Errorf(hallmark.KindInternal, "no status of %s", p)
+		}
+		out[p] = stamp{device: st.Dev, inode: st.Ino, changed: st.Ctim}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("looking at the source copy %s: %w", dir, err)
+	}
+	return out, nil
 }

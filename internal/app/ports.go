@@ -295,15 +295,23 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	}
 	eng := b.parts.Engine(place)
 	env := build.Environment(sandbox.Path(), in.Export.CommitTime, map[string]string{"GOMODCACHE": modCache})
+	changed, err := b.parts.Watch(in.Export.Dir, in.Export.Manifest)
+	if err != nil {
+		return pipeline.BuildOutput{}, err
+	}
 	res, err := build.Run(ctx, eng, def, env, b.home.params.BuildTimeout, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, tools, scratch)
+	swapped, err := changed()
+	if err != nil {
+		return pipeline.BuildOutput{}, err
+	}
+	return b.conclude(ctx, in, def, res, tools, scratch, swapped)
 }
 
 // conclude collects artifacts, keeps them and judges the facts.
-func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string) (pipeline.BuildOutput, error) {
+func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool) (pipeline.BuildOutput, error) {
 	reasons, testReasons := res.Reasons(b.home.params.EgressAllowed)
 	finished := len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
 	f := attest.Build{
@@ -346,7 +354,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, Tools: b.home.params.Tools},
-		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), Reasons: reasons})
+		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: reasons})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons

@@ -5,6 +5,7 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,7 +28,7 @@ func at12() []Case {
 		{
 			Attack: "AT-12", Letter: "a", Does: "a co-tenant of the host rewrites a file of the checkout while the step runs, and restores it",
 			Control: "the build reads a private copy of the commit", Stops: hallmark.CodeSourceCopyPrivate,
-			Residual: "a process of the control plane's own user can change the private copy itself", attack: swapCheckout,
+			Residual: "a process with the control plane's own rights, which is case e", attack: swapCheckout,
 		},
 		{
 			Attack: "AT-12", Letter: "b", Does: "a step writes through to the copy of the source, under its view of it, and tries to remount it",
@@ -43,6 +44,11 @@ func at12() []Case {
 			Attack: "AT-12", Letter: "d", Does: "a smudge filter in the repository's configuration rewrites a file when it is checked out",
 			Control: "no configuration of the repository is asked", Stops: hallmark.CodeSourceConfigUnasked,
 			Residual: "a step of the pipeline definition that rewrites the file, which review has to see", attack: smudge,
+		},
+		{
+			Attack: "AT-12", Letter: "e", Does: "a process with the control plane's rights swaps a file of the private copy while the step runs, and restores bytes and times",
+			Control: "the copy is measured before and after the build, change times included", Stops: hallmark.CodeSourceChangedInside,
+			Residual: "root who sets the clock back, or changes what the kernel says; all rebuilders compromised alike", attack: swapPrivate,
 		},
 	}
 }
@@ -83,6 +89,46 @@ func swapCheckout(ctx context.Context, g *ground, c Control) (effect, error) {
 	return f.sourceEffect(hallmark.CodeSourceCopyPrivate)
 }
 
+// swapPrivate: without the control nobody looks at the copy while it is built.
+func swapPrivate(ctx context.Context, g *ground, c Control) (effect, error) {
+	r, err := g.project("swap", map[string]string{"source.txt": clean, pipeline.PipelineFile: copyStep})
+	if err != nil {
+		return effect{}, err
+	}
+	swapped := false
+	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
+		real := p.Engine
+		if c == Off {
+			p.Watch = func(string, hallmark.Digest) (func() (bool, error), error) {
+				return func() (bool, error) { return false, nil }, nil
+			}
+		}
+		p.Engine = func(place app.BuildPlace) build.Engine {
+			file := filepath.Join(place.Source, "source.txt")
+			st, err := os.Stat(file)
+			if err != nil {
+				return failing{err}
+			}
+			return watched{Engine: real(place), act: func() error {
+				swapped = true
+				return os.WriteFile(file, []byte(poison), 0o644)
+			}, after: func() error {
+				return errors.Join(os.WriteFile(file, []byte(clean), 0o644), os.Chtimes(file, st.ModTime(), st.ModTime()))
+			}}
+		}
+	}))
+	if err != nil {
+		return effect{}, err
+	}
+	if !swapped {
+		return effect{}, fmt.Errorf("the file was not swapped while the step ran: %s", f.codes())
+	}
+	if f.denied(hallmark.CodeSourceChangedInside) && f.artifact("app") == nil {
+		return effect{reason: hallmark.CodeSourceChangedInside, detail: "bytes and times were as before, the change time was not"}, nil
+	}
+	return f.sourceEffect("")
+}
+
 // sourceEffect compares the artifact with what the commit says.
 func (f finished) sourceEffect(prevented hallmark.Code) (effect, error) {
 	p, ok, err := f.provenance("app")
@@ -111,7 +157,7 @@ func writeThrough(ctx context.Context, g *ground, c Control) (effect, error) {
 		return effect{}, err
 	}
 	var place app.BuildPlace
-	var left []byte
+	var left, wrote []byte
 	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
 		real, collect := p.Engine, p.Collect
 		p.Engine = func(at app.BuildPlace) build.Engine {
@@ -129,15 +175,19 @@ func writeThrough(ctx context.Context, g *ground, c Control) (effect, error) {
 			if c == Off {
 				dir = place.Source
 			}
-			return collect(dir, names)
+			outputs, reasons := collect(dir, names)
+			for _, o := range outputs {
+				wrote = o.Data
+			}
+			return outputs, reasons
 		}
 	}))
 	if err != nil {
 		return effect{}, err
 	}
-	// That the step did write is seen in its artifact: it was not stopped by
+	// That the step did write is seen in its output: it was not stopped by
 	// accident, before it came to that.
-	if string(f.artifact("app")) != poison {
+	if string(wrote) != poison {
 		return effect{}, fmt.Errorf("the step did not write: %s", f.codes())
 	}
 	if string(left) == poison {

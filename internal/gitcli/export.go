@@ -15,7 +15,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -122,6 +124,53 @@ func (r *Repository) Export(ctx context.Context, tree, dir string, at time.Time)
 	return Manifest{Files: len(lines), Digest: hallmark.DigestOf([]byte(strings.Join(sortedKeys(sorted), "\n")))}, nil
 }
 
+// Measure reads the manifest of a tree that Export wrote from the tree itself:
+// equal to what Export returned, as long as nobody changed it.
+func Measure(dir string) (Manifest, error) {
+	var lines []string
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil {
+			return err
+		}
+		mode, digest, err := measureFile(p)
+		lines = append(lines, fmt.Sprintf("%s %s %q", mode, digest, filepath.ToSlash(rel)))
+		return err
+	})
+	if err != nil {
+		return Manifest{}, fmt.Errorf("measuring %s: %w", dir, err)
+	}
+	slices.Sort(lines)
+	return Manifest{Files: len(lines), Digest: hallmark.DigestOf([]byte(strings.Join(lines, "\n")))}, nil
+}
+
+// measureFile never waits for a file that is no regular one.
+func measureFile(p string) (mode string, digest hallmark.Digest, err error) {
+	st, err := os.Lstat(p)
+	switch {
+	case err != nil:
+		return "", "", err
+	case st.Mode()&os.ModeSymlink != 0:
+		to, err := os.Readlink(p)
+		return "120000", hallmark.DigestOf([]byte(to)), err
+	case !st.Mode().IsRegular():
+		return st.Mode().Type().String(), "", nil
+	}
+	f, err := os.OpenFile(p, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", "", err
+	}
+	defer f.Close()
+	digest, _, err = hallmark.DigestFrom(f)
+	if st.Mode()&0o100 != 0 {
+		return "100755", digest, err
+	}
+	return "100644", digest, err
+}
+
 type export struct {
 	r     *Repository
 	ctx   context.Context // of Export; it ends with the call
@@ -168,7 +217,9 @@ func (x *export) tree(id, at string) error {
 			}
 		case "100644", "100664", "100755", "120000":
 			x.blobs[e.id] = append(x.blobs[e.id], p)
-			x.modes[p] = e.mode
+			if x.modes[p] = e.mode; e.mode == "100664" { // of old versions of git; written as any other file
+				x.modes[p] = "100644"
+			}
 		case "160000":
 			return bad("%q is a submodule: its content is not part of this revision", p)
 		default:
