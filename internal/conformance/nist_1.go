@@ -274,7 +274,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-14", "AT-17"},
 			Rule:     "verify before policy: only verified statements reach OPA; SIGNATURE_INVALID, SIGNER_UNKNOWN; verdict.json and the VSA list every input by digest",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-tampered", "script/replay"},
+			Tests:    []string{"script/verify-tampered", "script/replay", "script/drill"},
 		},
 		{
 			ID:      "N030",
@@ -321,7 +321,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "SOURCE_COMMIT_UNSIGNED, SOURCE_SIGNATURE_INVALID, SOURCE_SIGNER_NOT_ALLOWED; SIGNATURE_INVALID, ARTIFACT_WITHOUT_EVIDENCE",
 			Evidence: []Selector{source(), provenance(), decision()},
-			Tests:    []string{"script/run-unsigned", "script/verify-tampered"},
+			Tests:    []string{"script/run-unsigned", "script/verify-tampered", "script/drill"},
 			Limit:    "the revision's own commit must be signed; earlier commits need not be yet",
 		},
 		{
@@ -342,7 +342,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-12", "AT-17"},
 			Rule:     "policy: every statement is bound to the revision and the artifact (REVISION_MISMATCH, SUBJECT_MISMATCH), and each predicate type is taken from its own signer only (SIGNER_NOT_AUTHORIZED_FOR_PREDICATE)",
 			Evidence: []Selector{source(), build(), materials(), artifacts(), provenance()},
-			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/attack-build"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/attack-build", "script/drill"},
 			Limit:    "by stage (source, dependencies, build, artifacts): commands within one build share a workspace, and what passes between them is not recorded",
 		},
 		{
@@ -374,7 +374,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "the verifier checks a VSA in all steps, whoever handed it over: signature, subject, predicate type, verifier, resource URI, result, levels; VSA_RESOURCE_MISMATCH, VSA_NOT_PASSED, VSA_LEVEL_TOO_LOW",
 			Evidence: []Selector{decision()},
-			Tests:    []string{"script/verify-slsa", "script/verify-tampered"},
+			Tests:    []string{"script/verify-slsa", "script/verify-tampered", "script/drill"},
 		},
 		{
 			ID:       "N040",
@@ -385,7 +385,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "roots.json lists who may sign what; SIGNER_UNKNOWN, SIGNER_NOT_AUTHORIZED_FOR_PREDICATE, BUILDER_NOT_TRUSTED; workers hold no keys and their results count only as the control plane signs them",
 			Evidence: []Selector{provenance(), source(), decision()},
-			Tests:    []string{"script/verify-wrong-root", "script/verify-slsa", "script/verify-tampered"},
+			Tests:    []string{"script/verify-wrong-root", "script/verify-slsa", "script/verify-tampered", "script/drill"},
 			Limit:    "an attestor is revoked by taking it out of the pinned roots, which holds wherever the new pin is in use; certificates last ten minutes",
 		},
 		{
@@ -436,7 +436,7 @@ func nistFlow() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "control plane and sandbox are separate processes: steps run without keys, sockets, sight of the host or of its processes",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/attack-build"},
+			Tests:    []string{"script/attack-build", "script/drill"},
 		},
 		{
 			ID:      "N046",

@@ -83,7 +83,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "only the control plane holds signing keys, and writes every field of what it signs",
 			Evidence: []Selector{environment(), provenance(), decision()},
-			Tests:    []string{"script/attack-build", "script/run-allowed"},
+			Tests:    []string{"script/attack-build", "script/run-allowed", "script/drill"},
 			Limit:    "never satisfied by a local builder, whose keys belong to the developer who runs it",
 			Hosted:   true,
 		},
@@ -96,7 +96,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "evidence is written outside the sandbox by a process that steps can neither see nor reach",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/attack-build"},
+			Tests:    []string{"script/attack-build", "script/drill"},
 		},
 		{
 			ID:       "N060",
@@ -105,9 +105,9 @@ func nistBuild() []Requirement {
 			Force:    "M",
 			Text:     "Verification happens inside the build as it occurs: an input changed during the build is detected before the artifact is released.",
 			Attacks:  []string{"AT-12"},
-			Rule:     "steps see a private read-only copy of the commit; SOURCE_CHANGED_DURING_BUILD stops the run before anything is signed",
+			Rule:     "steps see a private read-only copy of the commit, measured before and after the build; SOURCE_CHANGED_DURING_BUILD: no provenance, no artifact",
 			Evidence: []Selector{build(), materials(), provenance()},
-			Tests:    []string{"script/attack-build"},
+			Tests:    []string{"script/attack-build", "script/drill"},
 			Limit:    "source and dependencies; intermediate files inside the workspace are not watched",
 		},
 		{
@@ -176,7 +176,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-17"},
 			Rule:     "every statement is signed and logged; SIGNATURE_INVALID, SIGNER_UNKNOWN, SIGNER_NOT_AUTHORIZED_FOR_PREDICATE, PAYLOAD_TYPE_UNEXPECTED",
 			Evidence: []Selector{source(), secrets(), sast(), sbom(), sca(), build(), tests(), environment(), materials(), artifacts(), provenance(), decision()},
-			Tests:    []string{"script/verify-tampered", "script/verify-slsa"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/drill"},
 		},
 		{
 			ID:      "N067",
@@ -207,7 +207,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-16"},
 			Rule:     "roots map each predicate type to its signers; signed policy names the required checks and how each counts; CHECK_NOT_RUN, EVIDENCE_MISSING, POLICY_NO_REQUIRED_CHECKS",
 			Evidence: []Selector{policy(), decision()},
-			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/run-test-fails"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/run-test-fails", "script/drill"},
 		},
 		{
 			ID:       "N070",
@@ -240,7 +240,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "verify opens no socket and needs the artifact, the evidence folder and the pinned roots only; TRUST_ROOT_UNPINNED",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-offline", "script/verify-wrong-root"},
+			Tests:    []string{"script/verify-offline", "script/verify-wrong-root", "script/drill"},
 		},
 		{
 			ID:       "N073",
@@ -352,7 +352,7 @@ func nistBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-16"},
 			Rule:     "the signer takes provenance only with a permit bound to the digest of the statement, given after the build policy passed; a failed build has no provenance",
 			Evidence: []Selector{build(), provenance(), decision()},
-			Tests:    []string{"script/run-test-fails", "script/run-egress", "script/attack-build"},
+			Tests:    []string{"script/run-test-fails", "script/run-egress", "script/attack-build", "script/drill"},
 			Limit:    "the build policy does not name tools and requesters yet (N052, N053)",
 		},
 		{

@@ -299,7 +299,7 @@ func nistDeliver() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "every artifact has signed SLSA provenance and a signed VSA, logged and timestamped; SIGNATURE_INVALID, ARTIFACT_WITHOUT_EVIDENCE",
 			Evidence: []Selector{source(), provenance(), passed()},
-			Tests:    []string{"script/run-allowed", "script/verify-tampered"},
+			Tests:    []string{"script/run-allowed", "script/verify-tampered", "script/drill"},
 		},
 		{
 			ID:      "N124",

@@ -65,7 +65,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "signed with a certificate that names the platform; SIGNATURE_INVALID, SIGNER_UNKNOWN",
 			Evidence: []Selector{provenance()},
-			Tests:    []string{"script/verify-tampered", "script/verify-slsa"},
+			Tests:    []string{"script/verify-tampered", "script/verify-slsa", "script/drill"},
 		},
 		{
 			ID:       "B06",
@@ -77,7 +77,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14", "AT-19"},
 			Rule:     "keys are files with mode 0600 that only the control plane reads; uses are in the transparency log",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/attack-build", "script/init"},
+			Tests:    []string{"script/attack-build", "script/init", "script/drill"},
 			Limit:    "never satisfied by a local builder, whose user can read the key",
 			Hosted:   true,
 		},
@@ -91,7 +91,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "every field is written by the control plane from what it observed; steps write artifacts only",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/attack-build"},
+			Tests:    []string{"script/attack-build", "script/drill"},
 		},
 		{
 			ID:       "B08",
@@ -117,7 +117,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "verify checks signature, certificate, log inclusion and time before anything else",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-tampered", "script/verify-offline"},
+			Tests:    []string{"script/verify-tampered", "script/verify-offline", "script/drill"},
 		},
 		{
 			ID:      "B10",
@@ -139,7 +139,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "steps run without keys, as another user in namespaces of their own, with a clean environment and no sockets",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/attack-build"},
+			Tests:    []string{"script/attack-build", "script/drill"},
 		},
 		{
 			ID:       "B12",
@@ -151,7 +151,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "provenance is made from the commit, the pipeline file and digests that the control plane computed; a forged one in the workspace is a file like any other",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/attack-build"},
+			Tests:    []string{"script/attack-build", "script/drill"},
 		},
 		{
 			ID:      "B13",
@@ -183,7 +183,7 @@ func slsaBuild() []Requirement {
 			Attacks:  []string{"AT-14"},
 			Rule:     "no platform secret is mounted, passed or reachable",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/attack-build"},
+			Tests:    []string{"script/attack-build", "script/drill"},
 		},
 		{
 			ID:      "B16",

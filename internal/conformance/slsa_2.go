@@ -293,7 +293,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "SIGNATURE_INVALID, PAYLOAD_TYPE_UNEXPECTED, EVIDENCE_MALFORMED",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa", "script/verify-tampered"},
+			Tests:    []string{"script/verify-slsa", "script/verify-tampered", "script/drill"},
 		},
 		{
 			ID:       "V03",
@@ -303,7 +303,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "SUBJECT_MISMATCH, ARTIFACT_WITHOUT_EVIDENCE; SHA-256 only",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa", "script/verify-tampered"},
+			Tests:    []string{"script/verify-slsa", "script/verify-tampered", "script/drill"},
 		},
 		{
 			ID:       "V04",
@@ -349,7 +349,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "VSA_NOT_PASSED, VSA_RESOURCE_MISMATCH, VSA_LEVEL_TOO_LOW, SIGNER_NOT_AUTHORIZED_FOR_PREDICATE, SUBJECT_MISMATCH",
 			Evidence: []Selector{passed()},
-			Tests:    []string{"script/verify-slsa"},
+			Tests:    []string{"script/verify-slsa", "script/drill"},
 		},
 		{
 			ID:      "V09",
@@ -367,7 +367,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "strict parsing: unknown external parameters and duplicate keys are refused; our own extension fields only ever deny",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa"},
+			Tests:    []string{"script/verify-slsa", "script/drill"},
 		},
 		{
 			ID:         "V11",
@@ -386,7 +386,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "the consumer checks at download: hallmark verify, offline",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-offline"},
+			Tests:    []string{"script/verify-offline", "script/drill"},
 		},
 	}
 }

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/app"
 	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 )
@@ -49,6 +51,11 @@ func at12() []Case {
 			Attack: "AT-12", Letter: "e", Does: "a process with the control plane's rights swaps a file of the private copy while the step runs, and restores bytes and times",
 			Control: "the copy is measured before and after the build, change times included", Stops: hallmark.CodeSourceChangedInside,
 			Residual: "root who sets the clock back, or changes what the kernel says; all rebuilders compromised alike", attack: swapPrivate,
+		},
+		{
+			Attack: "AT-12", Letter: "f", Does: "the committed pipeline definition is a link to a file of the host that nobody signed",
+			Control: "links that leave the tree are not exported", Stops: hallmark.CodeSourceObjectInvalid,
+			Residual: "links inside the tree, which lead to what was signed too", attack: linkedDefinition,
 		},
 	}
 }
@@ -221,6 +228,61 @@ func gitBuild(ctx context.Context, g *ground, r repository, c Control, prevented
 		return effect{}, err
 	}
 	return f.sourceEffect(prevented)
+}
+
+// plainCheckout exports what git writes, links of any kind included.
+type plainCheckout struct {
+	pipeline.Source
+	repo repository
+}
+
+func (s plainCheckout) Export(ctx context.Context, _ hallmark.Revision, dir string) (pipeline.Export, error) {
+	if err := checkout(ctx, s.repo, dir); err != nil {
+		return pipeline.Export{}, err
+	}
+	m, err := gitcli.Measure(dir)
+	if err != nil {
+		return pipeline.Export{}, err
+	}
+	e := pipeline.Export{Dir: dir, Files: m.Files, Manifest: m.Digest, CommitTime: time.Unix(0, 0)}
+	e.Pipeline, err = os.ReadFile(filepath.Join(dir, filepath.FromSlash(pipeline.PipelineFile)))
+	return e, err
+}
+
+func linkedDefinition(ctx context.Context, g *ground, c Control) (effect, error) {
+	planted := g.path("planted")
+	r, err := g.projectWith("linked", map[string]string{"source.txt": clean}, func(dir string) error {
+		return errors.Join(os.Mkdir(planted, 0o755), os.Symlink(planted, filepath.Join(dir, filepath.Dir(pipeline.PipelineFile))))
+	})
+	if err != nil {
+		return effect{}, err
+	}
+	unsigned := definition("mkdir -p out; echo poisoned > out/app", "test -s out/app", "out/app")
+	if err := os.WriteFile(filepath.Join(planted, filepath.Base(pipeline.PipelineFile)), []byte(unsigned), 0o644); err != nil {
+		return effect{}, err
+	}
+	f, err := g.run(ctx, r, func(pc *pipeline.Config) error {
+		if c == On {
+			return nil
+		}
+		pc.Source = plainCheckout{Source: pc.Source, repo: r}
+		return compose(func(p *app.BuildParts) {
+			real := p.Engine
+			p.Engine = func(place app.BuildPlace) build.Engine {
+				if err := sandbox.Give(place.Source, place.HostID); err != nil {
+					return failing{err}
+				}
+				return real(place)
+			}
+		})(pc)
+	})
+	if hallmark.CodeOf(err) == hallmark.CodeSourceObjectInvalid {
+		return effect{reason: hallmark.CodeSourceObjectInvalid, detail: err.Error()}, nil
+	}
+	if err != nil {
+		return effect{}, err
+	}
+	return f.sourceEffect("")
 }
 
 func replaceRef(ctx context.Context, g *ground, c Control) (effect, error) {

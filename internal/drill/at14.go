@@ -107,10 +107,9 @@ func (g *ground) spy() (*spy, error) {
 		s.environ = hex.EncodeToString(sum[:])
 		// The heap doesn't move: the address stays good as long as s is kept.
 		s.canary = bytes.Repeat([]byte("hallmark-drill-canary-"), 2)
-		if s.listeners, err = listen(g.path("control.sock"), "hallmark-drill-"+filepath.Base(g.dir)); err != nil {
+		if s.listeners, err = g.listen(); err != nil {
 			return nil, err
 		}
-		g.closers = append(g.closers, s.listeners.close)
 		s.repository, err = g.project("spy", map[string]string{
 			"probe.txt": s.script(), pipeline.PipelineFile: definition("sh probe.txt", "test -s out/key", "out/key", "out/memory", "out/environ", "out/sockets", "out/provenance.json"),
 		})
@@ -135,7 +134,7 @@ func (s *spy) script() string {
 		send("PF_UNIX", fmt.Sprintf(`pack_sockaddr_un("%s")`, s.listeners.path)) + " || echo none",
 		send("PF_UNIX", fmt.Sprintf(`pack_sockaddr_un("\0%s")`, s.listeners.abstract)) + " || echo none",
 		"} > out/sockets; else echo no perl > out/sockets; fi",
-		"printf '%s' '" + forged + "' > out/provenance.json",
+		"printf '%s' '" + forged + "' > out/provenance.json; cp out/provenance.json out/key.sigstore.json",
 		"printf '[remote \"origin\"]\\n\\turl = " + trustedRepository + "\\n' > .git/config",
 	}, "\n") + "\n"
 }

@@ -186,7 +186,7 @@ func entries(home app.Layout, change func(all [][]byte) error) error {
 	return nil
 }
 
-// editEntry makes the genesis entry stand for what another entry is about.
+// editEntry makes the second entry stand for what the first is about.
 func editEntry(_ history, home app.Layout) (int64, error) {
 	return 1, entries(home, func(all [][]byte) error {
 		if len(all) < 2 {
@@ -272,17 +272,16 @@ func deleteGuard(ctx context.Context, g *ground, c Control) (effect, error) {
 // shows for what was signed last. What is wanted is a second entry at an index
 // that had one.
 func (h history) grow(ctx context.Context, home string, c Control) (effect, error) {
-	if c == On {
-		_, err := app.PolicySet(ctx, home, nil, [][2]string{{"scans.maxAge", "29d"}})
-		if err == nil {
-			return effect{done: true, detail: "the home signed and logged"}, nil
-		}
-		if hallmark.KindOf(err) != hallmark.KindDenied {
-			return effect{}, err
-		}
-		return effect{reason: hallmark.CodeOf(err), detail: err.Error()}, nil
+	var guard translog.Guard // the home's own
+	if c == Off {
+		guard = &forgetful{home: home}
+	} else if _, err := app.PolicySet(ctx, home, nil, [][2]string{{"scans.maxAge", "29d"}}); hallmark.KindOf(err) != hallmark.KindDenied {
+		return effect{done: err == nil, detail: "the home signed and logged"}, err
 	}
-	l, err := openLedger(ctx, home, &forgetful{home: home})
+	l, err := openLedger(ctx, home, guard)
+	if c == On && hallmark.KindOf(err) == hallmark.KindDenied {
+		return effect{reason: hallmark.CodeOf(err), detail: err.Error()}, h.unchanged(home)
+	}
 	if err != nil {
 		return effect{}, err
 	}
@@ -294,6 +293,15 @@ func (h history) grow(ctx context.Context, home string, c Control) (effect, erro
 		return effect{}, fmt.Errorf("the entry stands at %d, not in the place of another at %d", b.LogIndex, h.size)
 	}
 	return effect{done: true, detail: fmt.Sprintf("another entry was signed and logged at index %d", h.size)}, nil
+}
+
+// unchanged reports an error when the log of the older copy has grown.
+func (h history) unchanged(home string) error {
+	cp, err := checkpointOf(home)
+	if err == nil && cp.Size != h.size {
+		err = fmt.Errorf("the log was denied and has %d entries, not %d", cp.Size, h.size)
+	}
+	return err
 }
 
 // editIndex drops a statement from the index.

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/app"
 	"github.com/hallmark-sc/hallmark/internal/gittest"
@@ -36,14 +38,42 @@ type ground struct {
 	outs     int
 	kept     map[string]any // results that several cases look at
 	closers  []func() error
+	lock     *os.File // held as long as the directory is in use
+}
+
+// dirPrefix begins the name of every directory of a drill.
+const dirPrefix = "hallmark-drill-"
+
+// makeDir makes the directory of a ground, after removing what killed drills
+// left: a directory whose lock nobody holds.
+func makeDir() (dir string, lock *os.File, err error) {
+	left, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*", "lock"))
+	for _, name := range left {
+		if f, err := os.Open(name); err == nil {
+			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+				removeTree(filepath.Dir(name)) //nolint:errcheck // the next drill tries again
+			}
+			f.Close()
+		}
+	}
+	if dir, err = os.MkdirTemp("", dirPrefix); err != nil {
+		return "", nil, hallmark.Errorf(hallmark.KindInvalid, "making the throwaway home: %w", err)
+	}
+	if lock, err = os.Create(filepath.Join(dir, "lock")); err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return "", nil, errors.Join(fmt.Errorf("locking the throwaway home: %w", err), os.RemoveAll(dir))
+	}
+	return dir, lock, nil
 }
 
 func newGround(ctx context.Context, parameters [][2]string) (g *ground, err error) {
-	dir, err := os.MkdirTemp("", "hallmark-drill-")
+	dir, lock, err := makeDir()
 	if err != nil {
-		return nil, hallmark.Errorf(hallmark.KindInvalid, "making the throwaway home: %w", err)
+		return nil, err
 	}
-	g = &ground{dir: dir, home: app.Layout{Home: filepath.Join(dir, "home")}, kept: map[string]any{}}
+	g = &ground{dir: dir, lock: lock, home: app.Layout{Home: filepath.Join(dir, "home")}, kept: map[string]any{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.close())
@@ -89,7 +119,7 @@ func (g *ground) close() error {
 	for _, c := range g.closers {
 		errs = append(errs, c())
 	}
-	return errors.Join(append(errs, removeTree(g.dir))...)
+	return errors.Join(append(errs, removeTree(g.dir), g.lock.Close())...)
 }
 
 func (g *ground) path(elem ...string) string {
@@ -119,6 +149,11 @@ type repository struct{ dir, commit, uri string }
 
 // project makes a signed repository, once; files holds its content by path.
 func (g *ground) project(name string, files map[string]string) (repository, error) {
+	return g.projectWith(name, files, func(string) error { return nil })
+}
+
+// projectWith lets more happen to the directory before it is committed.
+func (g *ground) projectWith(name string, files map[string]string, more func(dir string) error) (repository, error) {
 	return keep(g, "project "+name, func() (repository, error) {
 		dir := g.path("projects", name)
 		for _, f := range slices.Sorted(keys(files)) {
@@ -129,6 +164,9 @@ func (g *ground) project(name string, files map[string]string) (repository, erro
 			if err := os.WriteFile(p, []byte(files[f]), 0o644); err != nil {
 				return repository{}, fmt.Errorf("writing project %s: %w", name, err)
 			}
+		}
+		if err := more(dir); err != nil {
+			return repository{}, fmt.Errorf("writing project %s: %w", name, err)
 		}
 		id, err := gittest.CommitAll(dir, gittest.Options{Message: "Drill " + name, Name: "Dev", Mail: g.dev.Mail, Time: time.Now().Add(-time.Hour), Key: g.dev})
 		if err != nil {

@@ -47,42 +47,44 @@ func rootsOf(home string) (*verify.Roots, error) {
 }
 
 // openLedger opens a home for signing; a nil guard is the home's own.
-func openLedger(ctx context.Context, home string, guard translog.Guard) (l *ledger, err error) {
+func openLedger(ctx context.Context, home string, guard translog.Guard) (*ledger, error) {
+	l := &ledger{}
+	if err := l.open(ctx, home, guard); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+func (l *ledger) open(ctx context.Context, home string, guard translog.Guard) error {
 	layout := app.Layout{Home: home}
 	roots, err := rootsOf(home)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	origin := roots.Logs[0].Origin
 	if guard == nil {
 		guard = translog.NewFileGuard(filepath.Join(layout.Guard(), origin+".json"))
 	}
-	l = &ledger{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, l.close())
-		}
-	}()
 	if l.blobs, err = blob.New(blob.Config{Dir: layout.Blobs()}); err != nil {
-		return nil, err
+		return err
 	}
 	if l.index, err = sqlstore.Open(sqlstore.Config{Path: layout.Index()}); err != nil {
-		return nil, err
+		return err
 	}
 	if l.keys, err = sign.Load(sign.Config{Dir: home, TrustDomain: roots.TrustDomain, Clock: clock}); err != nil {
-		return nil, err
+		return err
 	}
 	checkpoint, err := l.keys.CheckpointSigner(origin)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if l.log, err = translog.Open(ctx, translog.Config{
 		Dir: layout.Log(), Origin: origin, Signer: checkpoint, PublicKey: l.keys.Checkpoint().Key, Guard: guard, Index: l.index,
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	l.signer, err = sign.NewSigner(sign.SignerConfig{Keyring: l.keys, Log: l.log, TrustDomain: roots.TrustDomain, Clock: clock})
-	return l, err
+	return err
 }
 
 func (l *ledger) close() error {

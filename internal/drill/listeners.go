@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -27,7 +29,29 @@ type listeners struct {
 	words int // guarded by mu: connections that said something else than fence
 }
 
-const fence = "fence\n"
+const (
+	fence   = "fence\n"
+	maxPath = 100 // the kernel takes 107 bytes
+)
+
+// listen makes the listeners of a ground, whose directory may have too long a
+// name for a socket.
+func (g *ground) listen() (*listeners, error) {
+	path := g.path("control.sock")
+	if len(path) > maxPath {
+		dir, err := os.MkdirTemp("/tmp", dirPrefix)
+		if err != nil {
+			return nil, hallmark.Errorf(hallmark.KindUnavailable, "making a directory for a socket: %w", err)
+		}
+		g.closers = append(g.closers, func() error { return os.RemoveAll(dir) })
+		path = filepath.Join(dir, "control.sock")
+	}
+	l, err := listen(path, filepath.Base(g.dir))
+	if err == nil {
+		g.closers = append(g.closers, l.close)
+	}
+	return l, err
+}
 
 func listen(path, abstract string) (*listeners, error) {
 	l := &listeners{path: path, abstract: abstract, fences: make(chan struct{})}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -299,4 +300,59 @@ func FuzzParseTree(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestMeasure: an export measures as what it was written from, and no other tree does.
+func TestMeasure(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{"a": "one\n", "b/c": "two\n", "b/same": "one\n", "name with \"quotes\"": "\x00"}
+	for name, text := range files {
+		write(t, filepath.Join(dir, name), text)
+	}
+	if err := os.Chmod(filepath.Join(dir, "a"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("b/c", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	id := commit(t, dir, nil)
+	r := open(t, dir)
+	tree := git(t, dir, nil, "rev-parse", id+"^{tree}")
+	to := filepath.Join(t.TempDir(), "export")
+	want, err := r.Export(t.Context(), tree, to, time.Unix(1_700_000_000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Measure(to)
+	if err != nil || got != want {
+		t.Errorf("measured %v, exported %v, %v", got, want, err)
+	}
+	for name, change := range map[string]func(string) error{
+		"bytes": func(d string) error { return os.WriteFile(filepath.Join(d, "a"), []byte("One\n"), 0o644) },
+		"mode":  func(d string) error { return os.Chmod(filepath.Join(d, "b/c"), 0o644) },
+		"added": func(d string) error { return os.WriteFile(filepath.Join(d, "b/new"), nil, 0o644) },
+		"gone":  func(d string) error { return os.Remove(filepath.Join(d, "b/same")) },
+		"link": func(d string) error {
+			return errors.Join(os.Remove(filepath.Join(d, "link")), os.Symlink("a", filepath.Join(d, "link")))
+		},
+		"link to a file": func(d string) error {
+			return errors.Join(os.Remove(filepath.Join(d, "link")), os.WriteFile(filepath.Join(d, "link"), []byte("b/c"), 0o644))
+		},
+		"fifo": func(d string) error {
+			return errors.Join(os.Remove(filepath.Join(d, "a")), syscall.Mkfifo(filepath.Join(d, "a"), 0o644))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			to := filepath.Join(t.TempDir(), "export")
+			if _, err := r.Export(t.Context(), tree, to, time.Unix(1_700_000_000, 0)); err != nil {
+				t.Fatal(err)
+			}
+			if err := change(to); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := Measure(to); err != nil || got == want {
+				t.Errorf("measures as before: %v", err)
+			}
+		})
+	}
 }
