@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -155,6 +156,10 @@ func Select(ids []string) ([]Case, error) {
 // own: much of a run is waiting for disks and for processes to start.
 const lanes = 2
 
+// limit bounds one run of a case: an attack that makes the control hang was not
+// stopped by it.
+const limit = 2 * time.Minute
+
 // Run runs the named attacks in throwaway homes, which are gone when it returns.
 // It reports results in the order of the catalogue, and whether every run was ok.
 func Run(ctx context.Context, cfg Config) (bool, error) {
@@ -219,7 +224,9 @@ func drillAttack(ctx context.Context, cases []Case, results chan<- Result, prepa
 	}()
 	for _, c := range cases {
 		for _, control := range []Control{Off, On} {
-			e, err := c.attack(ctx, g, control)
+			limited, cancel := context.WithTimeout(ctx, limit)
+			e, err := c.attack(limited, g, control)
+			cancel()
 			if ctx.Err() != nil {
 				return fmt.Errorf("drilling %s %s: %w", c.Attack, c.Letter, ctx.Err())
 			}

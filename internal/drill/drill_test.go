@@ -244,3 +244,14 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Errorf("left in the temporary directory: %v", left)
 	}
 }
+
+func TestKeyTwice(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{}`: false, `[]`: false, `1`: false, `{"a":1,"b":{"a":[{"a":1},{"a":2}]},"c":"a"}`: false,
+		`{"a":1,"a":2}`: true, `{"b":[{"c":1,"d":2,"c":3}]}`: true, `{"a":{"x":1},"b":2,"a":{}}`: true, `[[{"a":"a"}],{"b":1,"b":1}]`: true,
+	} {
+		if got := keyTwice([]byte(text)); got != want {
+			t.Errorf("%s: %t", text, got)
+		}
+	}
+}
