@@ -35,16 +35,6 @@ func compose(change func(*app.BuildParts)) func(*pipeline.Config) error {
 	}
 }
 
-// both makes one change after the other.
-func both(first, then func(*pipeline.Config) error) func(*pipeline.Config) error {
-	return func(pc *pipeline.Config) error {
-		if err := first(pc); err != nil || then == nil {
-			return err
-		}
-		return then(pc)
-	}
-}
-
 // boxed runs steps in the real sandbox, in a room that spec furnished.
 type boxed struct {
 	place app.BuildPlace
