@@ -29,6 +29,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // PipelineSchema is the JSON Schema of a pipeline definition.
@@ -180,7 +181,7 @@ type FsckReport struct {
 }
 
 // LogFsck checks the log against everything that is kept beside it, and rebuilds
-// the index when asked.
+// the index when asked. What is wrong with the index alone is mended by that.
 func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error) {
 	h, err := readHome(home)
 	if err != nil {
@@ -191,23 +192,37 @@ func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error)
 	if err != nil {
 		return FsckReport{}, err
 	}
-	rep, err := r.Fsck(ctx, translog.NewFileGuard(guardPath(h.Layout, h.id)), h.stores.blobs)
+	known, err := knownHead(h.Layout, h.id)
+	if err != nil {
+		return FsckReport{}, err
+	}
+	rep, err := r.Fsck(ctx, translog.NewFileGuard(guardPath(h.Layout, h.id)), known, h.stores.blobs)
 	if err != nil {
 		return FsckReport{}, fmt.Errorf("checking the log: %w", err)
 	}
 	out := FsckReport{Report: rep}
-	if rebuild && len(rep.Problems) == 0 {
-		if err := h.rebuild(ctx, r, rep.Entries); err != nil {
+	if len(rep.Problems) > 0 { // a log that is wrong tells nothing about the index
+		return out, nil
+	}
+	if rebuild {
+		bad, err := h.rebuild(ctx, r, rep.Entries)
+		if err != nil {
 			return out, err
 		}
-		out.Rebuilt = true
+		out.Problems, out.Rebuilt = append(out.Problems, bad...), true
 	}
+	differs, err := r.CheckIndex(ctx, rep.Entries, h.stores.index)
+	if err != nil {
+		return out, fmt.Errorf("checking the index: %w", err)
+	}
+	out.Problems = append(out.Problems, differs...)
 	return out, nil
 }
 
 // rebuild makes the index again: leaves from the log, bundles from the blobs
-// that verify as such.
-func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) error {
+// that verify as such. Of several bundles of one statement the first in the log
+// counts. It returns blobs that are not what their name says.
+func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) ([]translog.Problem, error) {
 	var leaves []sqlstore.LeafRow
 	err := r.Entries(ctx, size, func(i uint64, body []byte) error {
 		d, err := translog.StatementOf(body)
@@ -218,14 +233,19 @@ func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) err
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading the log: %w", err)
+		return nil, fmt.Errorf("reading the log: %w", err)
 	}
-	var rows []sqlstore.Row
+	var bad []translog.Problem
+	found := map[hallmark.Digest]verify.Statement{}
 	err = h.stores.blobs.Walk(ctx, func(d hallmark.Digest, size int64) error {
-		if size > 64<<20 {
+		if size > verify.MaxBundle {
 			return nil
 		}
 		b, err := h.stores.blobs.Get(ctx, d)
+		if hallmark.CodeOf(err) == hallmark.CodeEvidenceMalformed {
+			bad = append(bad, translog.Problem{Code: hallmark.CodeEvidenceMalformed, Index: -1, Message: err.Error()})
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -236,13 +256,19 @@ func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) err
 		if err != nil {
 			return nil //nolint:nilerr // not one of our bundles: the index only holds what verifies
 		}
-		rows = append(rows, rowOf(s.Statement(), sign.Bundle{Statement: s.Digest(), Digest: d}, s.Signer(), s.SignedAt()))
+		if old, ok := found[s.Digest()]; !ok || s.LogIndex() < old.LogIndex() {
+			found[s.Digest()] = s
+		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading blobs: %w", err)
+		return nil, fmt.Errorf("reading blobs: %w", err)
 	}
-	return h.stores.index.Rebuild(ctx, leaves, rows)
+	var rows []sqlstore.Row
+	for _, s := range found {
+		rows = append(rows, rowOf(s.Statement(), sign.Bundle{Statement: s.Digest(), Digest: s.BundleDigest()}, s.Signer(), s.SignedAt()))
+	}
+	return bad, h.stores.index.Rebuild(ctx, leaves, rows)
 }
 
 // Link is one link of a chain of custody.

@@ -18,6 +18,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // stores are the two places a home keeps things in: blobs, which with the log
@@ -71,9 +72,14 @@ func (s *logSigner) open(ctx context.Context) error {
 			s.err = err
 			return
 		}
+		known, err := knownHead(s.layout, s.id)
+		if err != nil {
+			s.err = err
+			return
+		}
 		s.log, s.err = translog.Open(ctx, translog.Config{
 			Dir: s.layout.Log(), Origin: s.id.origin(), Signer: checkpoint, PublicKey: s.keys.Checkpoint().Key,
-			Guard: translog.NewFileGuard(guardPath(s.layout, s.id)), Index: s.stores.index,
+			Guard: translog.NewFileGuard(guardPath(s.layout, s.id)), Index: s.stores.index, Known: known,
 		})
 		if s.err != nil {
 			return
@@ -87,6 +93,20 @@ func (s *logSigner) open(ctx context.Context) error {
 
 func guardPath(l Layout, id identityFile) string {
 	return filepath.Join(l.Guard(), id.origin()+".json")
+}
+
+// knownHead is the largest checkpoint that the home saw in a bundle it verified.
+// Opening a home verifies its policy's bundle, so a home that was made knows one.
+func knownHead(l Layout, id identityFile) (translog.Head, error) {
+	memory, err := verify.NewFileMemory(l.Memory())
+	if err != nil {
+		return translog.Head{}, fmt.Errorf("opening the memory of checkpoints: %w", err)
+	}
+	size, root, err := memory.Largest(id.origin())
+	if err != nil {
+		return translog.Head{}, fmt.Errorf("reading the largest checkpoint seen: %w", err)
+	}
+	return translog.Head{Origin: id.origin(), Size: size, Root: root}, nil
 }
 
 // existing finds the bundle that was made for a statement before.
