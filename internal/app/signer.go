@@ -109,14 +109,19 @@ func knownHead(l Layout, id identityFile) (translog.Head, error) {
 	return translog.Head{Origin: id.origin(), Size: size, Root: root}, nil
 }
 
-// existing finds the bundle that was made for a statement before.
+// existing finds the bundle that was made for a statement before. One whose
+// bytes were lost or altered is as good as none: the statement is signed anew,
+// with a second entry in the log.
 func (s *logSigner) existing(ctx context.Context, statement hallmark.Digest) ([]byte, bool, error) {
 	digest, ok, err := s.stores.index.BundleOf(ctx, statement)
 	if err != nil || !ok {
 		return nil, false, err
 	}
 	b, err := s.stores.blobs.Get(ctx, digest)
-	if err != nil {
+	switch {
+	case hallmark.KindOf(err) == hallmark.KindNotFound, hallmark.CodeOf(err) == hallmark.CodeEvidenceMalformed:
+		return nil, false, nil
+	case err != nil:
 		return nil, false, fmt.Errorf("reading bundle %s: %w", digest, err)
 	}
 	return b, true, nil
@@ -142,7 +147,7 @@ func (s *logSigner) sign(ctx context.Context, who sign.Identity, st intoto.State
 	if _, err := s.stores.blobs.Put(ctx, b.JSON); err != nil {
 		return sign.Bundle{}, fmt.Errorf("keeping a bundle: %w", err)
 	}
-	if err := s.stores.index.PutStatement(ctx, rowOf(st, b, signerName(who), now())); err != nil {
+	if err := s.stores.index.PutStatement(ctx, rowOf(st, b, signerName(who), b.SignedAt)); err != nil {
 		return sign.Bundle{}, fmt.Errorf("indexing a bundle: %w", err)
 	}
 	return b, nil

@@ -33,6 +33,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/durable"
+	"github.com/hallmark-sc/hallmark/internal/sign/signtest"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/internal/translog/translogtest"
 	"github.com/hallmark-sc/hallmark/tlog"
@@ -590,6 +591,12 @@ func TestContracts(t *testing.T) {
 	t.Run("FileGuard", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "guard", "head.json")
 		translogtest.Guard(t, func(*testing.T) translog.Guard { return translog.NewFileGuard(path) })
+	})
+	t.Run("Log", func(t *testing.T) {
+		l := newLab(t)
+		log := l.open()
+		defer log.Close()
+		signtest.Log(t, log, origin, l.key.Public().(ed25519.PublicKey))
 	})
 	t.Run("Memory", func(t *testing.T) {
 		m := translogtest.NewMemory()
