@@ -43,7 +43,8 @@ type Disk struct {
 	After func(step Step, path string) error
 }
 
-func (d Disk) after(step Step, path string) error {
+// Step says that a step of a write which a caller makes itself is done.
+func (d Disk) Step(step Step, path string) error {
 	if d.After == nil {
 		return nil
 	}
@@ -93,7 +94,7 @@ func (d Disk) Temp(dir string) (*Temp, error) {
 		}
 		ok, err := lockFresh(f, f.Name())
 		if ok {
-			if err = d.after(Created, f.Name()); err == nil {
+			if err = d.Step(Created, f.Name()); err == nil {
 				return &Temp{disk: d, f: f, name: f.Name()}, nil
 			}
 		}
@@ -152,25 +153,25 @@ func (t *Temp) publish(path string, mode fs.FileMode, name func(from, to string)
 	if t.err != nil {
 		return t.err
 	}
-	if err := t.disk.after(Written, path); err != nil {
+	if err := t.disk.Step(Written, path); err != nil {
 		return err
 	}
 	if err := errors.Join(t.f.Chmod(mode), t.f.Sync()); err != nil {
 		return err
 	}
-	if err := t.disk.after(Synced, path); err != nil {
+	if err := t.disk.Step(Synced, path); err != nil {
 		return err
 	}
 	if err := name(t.name, path); err != nil {
 		return err
 	}
-	if err := t.disk.after(Named, path); err != nil {
+	if err := t.disk.Step(Named, path); err != nil {
 		return err
 	}
 	if err := SyncDir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	if err := t.disk.after(Kept, path); err != nil {
+	if err := t.disk.Step(Kept, path); err != nil {
 		return err
 	}
 	return t.f.Close()
