@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/conformance"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
@@ -84,47 +85,60 @@ func PolicyShow(_ context.Context, home string) (PolicyState, error) {
 	return s, nil
 }
 
-// PolicySet changes parameters and signs the next version.
+// PolicySet changes parameters and signs the next version. One process at a time
+// does so, from the version that the one before it left.
 func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]string) (PolicyState, error) {
+	if err := checkHome(home); err != nil {
+		return PolicyState{}, err
+	}
+	lock, err := durable.Lock(ctx, Layout{home}.path("policy.lock"))
+	if err != nil {
+		return PolicyState{}, hallmark.Errorf(hallmark.KindUnavailable, "changing the policy: %w", err)
+	}
+	defer lock.Close()
 	h, err := OpenHome(home, pass)
 	if err != nil {
 		return PolicyState{}, err
 	}
 	defer h.Close()
-	next, err := h.document.Set(changes, now().Truncate(time.Second))
+	doc, bundles, err := h.nextPolicy(ctx, changes)
 	if err != nil {
 		return PolicyState{}, err
 	}
-	b, err := next.Encode()
+	if err := writePolicy(durable.Disk{}, h.Layout, doc, bundles); err != nil {
+		return PolicyState{}, fmt.Errorf("writing the policy: %w", err)
+	}
+	return PolicyState{Version: h.document.Version + 1, Digest: hallmark.DigestOf(doc)}, nil
+}
+
+// nextPolicy makes, signs and checks the next version, which is not in force yet.
+func (h *Home) nextPolicy(ctx context.Context, changes [][2]string) (doc, bundles []byte, err error) {
+	next, err := h.document.Set(changes, now().Truncate(time.Second))
 	if err != nil {
-		return PolicyState{}, err
+		return nil, nil, err
+	}
+	doc, err = next.Encode()
+	if err != nil {
+		return nil, nil, err
 	}
 	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
 	defer signer.close()
-	st, err := attest.PolicyStatement(hallmark.DigestOf(b), next.Version, next.Previous)
+	st, err := attest.PolicyStatement(hallmark.DigestOf(doc), next.Version, next.Previous)
 	if err != nil {
-		return PolicyState{}, err
+		return nil, nil, err
 	}
-	if _, err := h.stores.blobs.Put(ctx, b); err != nil {
-		return PolicyState{}, fmt.Errorf("keeping the policy: %w", err)
+	if _, err := h.stores.blobs.Put(ctx, doc); err != nil {
+		return nil, nil, fmt.Errorf("keeping the policy: %w", err)
 	}
 	signed, err := signer.sign(ctx, sign.Policy, st, nil)
 	if err != nil {
-		return PolicyState{}, fmt.Errorf("signing the policy: %w", err)
+		return nil, nil, fmt.Errorf("signing the policy: %w", err)
 	}
-	bundles := append(signed.JSON, '\n')
-	if _, err := h.verifier.Policy(b, lines(bundles)); err != nil {
-		return PolicyState{}, fmt.Errorf("verifying the new policy: %w", err)
+	bundles = append(signed.JSON, '\n')
+	if err := h.checkPolicy(doc, bundles); err != nil {
+		return nil, nil, fmt.Errorf("verifying the new policy: %w", err)
 	}
-	// A crash between the two files leaves a policy whose signature does not
-	// fit, which nothing accepts; setting it again mends it.
-	if err := writeDurable(h.PolicyBundles(), bundles, 0o644); err != nil {
-		return PolicyState{}, fmt.Errorf("writing the policy: %w", err)
-	}
-	if err := writeDurable(h.Layout.Policy(), b, 0o644); err != nil {
-		return PolicyState{}, fmt.Errorf("writing the policy: %w", err)
-	}
-	return PolicyState{Version: next.Version, Digest: hallmark.DigestOf(b)}, nil
+	return doc, bundles, nil
 }
 
 func (h *Home) reader() (*translog.Reader, error) {

@@ -11,12 +11,14 @@
 package durable
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -203,6 +205,33 @@ func MakeDir(dir string, mode fs.FileMode) error {
 		return err
 	}
 	return SyncDir(parent)
+}
+
+// Lock takes the lock of a file, which it makes if needed, and waits for another
+// process that holds it until ctx ends. Closing the file gives the lock back.
+func Lock(ctx context.Context, path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("waiting for %s, which another process holds: %w", path, ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 // SyncDir makes the names in a directory durable.

@@ -35,10 +35,10 @@ import (
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 )
 
 // Index remembers which leaf stands where, so that an entry is never logged
@@ -108,8 +108,8 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making algorithm registry: %w", err)
 	}
-	if l.lock, err = lockFile(ctx, filepath.Clean(cfg.Dir)+".lock"); err != nil {
-		return nil, err
+	if l.lock, err = durable.Lock(ctx, filepath.Clean(cfg.Dir)+".lock"); err != nil {
+		return nil, hallmark.Errorf(hallmark.KindUnavailable, "opening the log: %w", err)
 	}
 	if err := l.start(); err != nil {
 		l.lock.Close()
@@ -157,31 +157,6 @@ func (l *Log) Close() error {
 	}
 	l.cancel()
 	return errors.Join(err, l.lock.Close())
-}
-
-func lockFile(ctx context.Context, path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, hallmark.Errorf(hallmark.KindInvalid, "opening log lock: %w", err)
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("locking %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, hallmark.Errorf(hallmark.KindUnavailable, "waiting for the log, which another process holds: %w", ctx.Err())
-		case <-tick.C:
-		}
-	}
 }
 
 func keyOf(origin string, pub ed25519.PublicKey) (note.Verifier, []byte, error) {
