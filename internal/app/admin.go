@@ -191,7 +191,8 @@ func LogProve(ctx context.Context, home string, index int64, statement hallmark.
 // FsckReport is what fsck found and did.
 type FsckReport struct {
 	translog.Report
-	Rebuilt bool
+	Unindexed int // entries that the index forgot: no harm, and mended by rebuilding
+	Rebuilt   bool
 }
 
 // LogFsck checks the log against everything that is kept beside it, and rebuilds
@@ -225,11 +226,11 @@ func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error)
 		}
 		out.Problems, out.Rebuilt = append(out.Problems, bad...), true
 	}
-	differs, err := r.CheckIndex(ctx, rep.Entries, h.stores.index)
+	forgotten, invented, err := r.CheckIndex(ctx, rep.Entries, h.stores.index)
 	if err != nil {
 		return out, fmt.Errorf("checking the index: %w", err)
 	}
-	out.Problems = append(out.Problems, differs...)
+	out.Problems, out.Unindexed = append(out.Problems, invented...), forgotten
 	return out, nil
 }
 

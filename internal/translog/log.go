@@ -213,7 +213,7 @@ func (l *Log) Append(ctx context.Context, req *rekor.HashedRekordRequestV002) (*
 	var sum [32]byte
 	copy(sum[:], req.GetDigest())
 	if err := l.cfg.Index.PutLeaf(ctx, leaf, index.Index, hallmark.DigestFromSum(sum)); err != nil {
-		return nil, fmt.Errorf("indexing leaf %d: %w", index.Index, err)
+		return nil, hallmark.WithHint(fmt.Errorf("indexing leaf %d: %w", index.Index, err), "hallmark log fsck --rebuild makes the index again")
 	}
 	out.KindVersion = &prekor.KindVersion{Kind: entry.GetKind(), Version: entry.GetApiVersion()}
 	return out, nil

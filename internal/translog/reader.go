@@ -269,12 +269,12 @@ func (r *Reader) Fsck(ctx context.Context, guard Guard, known Head, blobs Blobs)
 	return rep, nil
 }
 
-// CheckIndex compares the index with the first size entries of the log. Nothing
-// that it reports is lost: an index is made again from the log.
-func (r *Reader) CheckIndex(ctx context.Context, size uint64, index Index) ([]Problem, error) {
-	var out []Problem
+// CheckIndex compares the index with the first size entries of the log. It counts
+// what the index forgot, as a killed process leaves it, and names what it
+// invents. Either is mended by making the index again from the log.
+func (r *Reader) CheckIndex(ctx context.Context, size uint64, index Index) (forgotten int, invented []Problem, err error) {
 	first := map[string]uint64{}
-	err := r.Entries(ctx, size, func(i uint64, body []byte) error {
+	err = r.Entries(ctx, size, func(i uint64, body []byte) error {
 		leaf := rfc6962.DefaultHasher.HashLeaf(body)
 		want := i
 		if n, ok := first[string(leaf)]; ok {
@@ -288,13 +288,13 @@ func (r *Reader) CheckIndex(ctx context.Context, size uint64, index Index) ([]Pr
 		}
 		switch {
 		case !ok:
-			out = append(out, Problem{Code: hallmark.CodeLogIndexDiffers, Index: int64(i), Message: "the entry is not in the index"})
+			forgotten++
 		case at != want:
-			out = append(out, Problem{Code: hallmark.CodeLogIndexDiffers, Index: int64(i), Message: fmt.Sprintf("the index has the entry at %d", at)})
+			invented = append(invented, Problem{Code: hallmark.CodeLogIndexDiffers, Index: int64(i), Message: fmt.Sprintf("the index has the entry at %d", at)})
 		}
 		return nil
 	})
-	return out, err
+	return forgotten, invented, err
 }
 
 // StatementOf returns the digest that an entry of the kind hashedrekord 0.0.2 is
