@@ -576,6 +576,9 @@ func TestCreateCompletes(t *testing.T) {
 }
 
 func TestPassphrase(t *testing.T) {
+	if testing.Short() {
+		t.Skip("stretches a passphrase a hundred times; go test without -short does")
+	}
 	l := &lab{t: t, dir: t.TempDir(), clock: &clock{at: time.Now()}}
 	right := []byte("correct horse")
 	made, err := sign.Create(l.config(right))
