@@ -5,6 +5,7 @@ package blob_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		for i := range 5 {
-			d, err := s.Put(nil, fmt.Appendf(nil, "%d at %d", i, die)) //nolint:staticcheck // Put asks its context nothing
+			d, err := s.Put(context.Background(), fmt.Appendf(nil, "%d at %d", i, die))
 			if err != nil {
 				panic(err)
 			}

@@ -231,11 +231,13 @@ func TestAppend(t *testing.T) {
 		t.Error("appended to a closed log")
 	}
 	l.clean()
-	proved, err := l.reader().Prove(t.Context(), 2)
-	if err != nil {
-		t.Fatal(err)
+	for i := range uint64(4) {
+		proved, err := l.reader().Prove(t.Context(), i)
+		if err != nil || proved.GetLogIndex() != int64(i) {
+			t.Fatalf("entry %d: %v", i, err)
+		}
+		l.proved(proved)
 	}
-	l.proved(proved)
 	if _, err := l.reader().Prove(t.Context(), 4); hallmark.KindOf(err) != hallmark.KindNotFound {
 		t.Errorf("entry beyond the log: %v", err)
 	}
@@ -328,6 +330,15 @@ func TestRefuses(t *testing.T) {
 			edit(t, filepath.Join(l.dir, "checkpoint"), func(b []byte) []byte {
 				text, _, _ := strings.Cut(string(b), "\n\n")
 				signed, err := note.Sign(&note.Note{Text: text + "\n"}, noteSigner(t, otherLog))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return signed
+			})
+		}},
+		{"a published tree that is not the beginning of the signed one", hallmark.CodeLogForked, func(t *testing.T, l *lab, _, _ string) {
+			edit(t, filepath.Join(l.dir, "checkpoint"), func([]byte) []byte {
+				signed, err := note.Sign(&note.Note{Text: origin + "\n2\n" + strings.Repeat("A", 43) + "=\n"}, l.signer)
 				if err != nil {
 					t.Fatal(err)
 				}

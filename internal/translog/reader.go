@@ -79,7 +79,12 @@ func (r *Reader) head(ctx context.Context) (Head, []byte, error) {
 
 // Entries calls fn for every entry below size, in order.
 func (r *Reader) Entries(ctx context.Context, size uint64, fn func(index uint64, body []byte) error) error {
-	for from := uint64(0); from < size; {
+	return r.entries(ctx, 0, size, fn)
+}
+
+// entries reads from an index on; one bundle holds 256.
+func (r *Reader) entries(ctx context.Context, from, size uint64, fn func(index uint64, body []byte) error) error {
+	for from < size {
 		bundle := from / layout.EntryBundleWidth
 		raw, err := r.files.ReadEntryBundle(ctx, bundle, layout.PartialTileSize(0, bundle, size))
 		if err != nil {
@@ -159,12 +164,9 @@ func (r *Reader) Prove(ctx context.Context, index uint64) (*prekor.TransparencyL
 	}
 	var body []byte
 	stop := errors.New("found")
-	err = r.Entries(ctx, head.Size, func(i uint64, b []byte) error {
-		if i == index {
-			body = b
-			return stop
-		}
-		return nil
+	err = r.entries(ctx, index, head.Size, func(_ uint64, b []byte) error {
+		body = b
+		return stop
 	})
 	if err != nil && !errors.Is(err, stop) {
 		return nil, err
