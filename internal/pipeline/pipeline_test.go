@@ -84,6 +84,12 @@ func TestEveryFault(t *testing.T) {
 			calls = append(calls, fmt.Sprintf("%s %d", name, n))
 		}
 	}
+	// The summary is verified like every other bundle before anybody sees it.
+	after := probe.calls[slices.Index(probe.calls, "signer.release 1")+1]
+	if !strings.HasPrefix(after, "decider.verify") {
+		t.Errorf("after the summary was signed: %s", after)
+	}
+	calls = append(calls, after)
 	if len(probe.counts) < 24 {
 		t.Fatalf("only %d kinds of call: %v", len(probe.counts), calls)
 	}

@@ -270,6 +270,7 @@ func TestExisting(t *testing.T) {
 		{"of another statement", string(other.JSON), false},
 		{"of another home", string(byOthers.JSON), false},
 		{"another signature", swapSig, false},
+		{"another payload", strings.Replace(string(first.JSON), base64.StdEncoding.EncodeToString(st), base64.StdEncoding.EncodeToString(statement(t, intoto.PredicateTestResult, "y")), 1), false},
 		{"no log entry", strings.Replace(string(first.JSON), `"tlogEntries":[`, `"tlogEntries":[],"x":[`, 1), false},
 		{"half", string(first.JSON[:len(first.JSON)/2]), false},
 		{"empty", "", false},
