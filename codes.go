@@ -81,6 +81,7 @@ const (
 	CodeLogForked             Code = "LOG_FORKED"
 	CodeLogTruncated          Code = "LOG_TRUNCATED"
 	CodeLogEntryAltered       Code = "LOG_ENTRY_ALTERED"
+	CodeLogIndexDiffers       Code = "LOG_INDEX_DIFFERS"
 	CodeTrustRootUnpinned     Code = "TRUST_ROOT_UNPINNED"
 	CodePolicyUnsigned        Code = "POLICY_SIGNATURE_INVALID"
 	CodePolicyRollback        Code = "POLICY_VERSION_TOO_OLD"

@@ -110,7 +110,7 @@ func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]strin
 	if err := checkHome(home); err != nil {
 		return PolicyState{}, err
 	}
-	unlock, err := lockPolicy(Layout{home})
+	unlock, err := lockPolicy(ctx, Layout{home})
 	if err != nil {
 		return PolicyState{}, err
 	}
@@ -123,37 +123,58 @@ func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]strin
 	if err := h.settlePending(ctx); err != nil {
 		return PolicyState{}, err
 	}
-	next, err := h.document.Set(changes, now().Truncate(time.Second))
-	if err != nil {
-		return PolicyState{}, err
-	}
-	b, err := next.Encode()
-	if err != nil {
-		return PolicyState{}, err
-	}
 	if h.id.Mode == verify.ModeThreshold {
-		return h.propose(ctx, b)
+		next, err := h.document.Set(changes, now().Truncate(time.Second))
+		if err != nil {
+			return PolicyState{}, err
+		}
+		doc, err := next.Encode()
+		if err != nil {
+			return PolicyState{}, err
+		}
+		return h.propose(ctx, doc)
 	}
 	if err := h.loadKeys(pass); err != nil {
 		return PolicyState{}, err
 	}
-	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
-	defer signer.close()
-	st, err := attest.PolicyStatement(hallmark.DigestOf(b), next.Version, next.Previous)
+	doc, bundles, err := h.nextPolicy(ctx, changes)
 	if err != nil {
 		return PolicyState{}, err
 	}
-	if _, err := h.stores.blobs.Put(ctx, b); err != nil {
-		return PolicyState{}, fmt.Errorf("keeping the policy: %w", err)
+	if err := h.adoptPolicy(doc, bundles); err != nil {
+		return PolicyState{}, err
+	}
+	return PolicyState{Version: h.document.Version + 1, Digest: hallmark.DigestOf(doc)}, nil
+}
+
+// nextPolicy makes, signs and checks the next version, which is not in force yet.
+func (h *Home) nextPolicy(ctx context.Context, changes [][2]string) (doc, bundles []byte, err error) {
+	next, err := h.document.Set(changes, now().Truncate(time.Second))
+	if err != nil {
+		return nil, nil, err
+	}
+	doc, err = next.Encode()
+	if err != nil {
+		return nil, nil, err
+	}
+	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
+	defer signer.close()
+	st, err := attest.PolicyStatement(hallmark.DigestOf(doc), next.Version, next.Previous)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := h.stores.blobs.Put(ctx, doc); err != nil {
+		return nil, nil, fmt.Errorf("keeping the policy: %w", err)
 	}
 	signed, err := signer.sign(ctx, sign.Policy, st, nil)
 	if err != nil {
-		return PolicyState{}, fmt.Errorf("signing the policy: %w", err)
+		return nil, nil, fmt.Errorf("signing the policy: %w", err)
 	}
-	if err := h.adoptPolicy(b, append(signed.JSON, '\n')); err != nil {
-		return PolicyState{}, err
+	bundles = append(signed.JSON, '\n')
+	if err := h.checkPolicy(doc, bundles); err != nil {
+		return nil, nil, fmt.Errorf("verifying the new policy: %w", err)
 	}
-	return PolicyState{Version: next.Version, Digest: hallmark.DigestOf(b)}, nil
+	return doc, bundles, nil
 }
 
 func (h *Home) reader() (*translog.Reader, error) {
@@ -206,44 +227,62 @@ func LogProve(ctx context.Context, home string, index int64, statement hallmark.
 // FsckReport is what fsck found and did.
 type FsckReport struct {
 	translog.Report
-	Rebuilt bool
+	Unindexed int // entries that the index forgot: no harm, and mended by rebuilding
+	Rebuilt   bool
 }
 
 // LogFsck checks the log against everything that is kept beside it, and rebuilds
-// the index and the policy in force when asked.
+// the index and the policy in force when asked. What is wrong with the index
+// alone is mended by that.
 func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error) {
 	h, err := openRoots(home) // a policy that can't be read is a finding, and mended
 	if err != nil {
 		return FsckReport{}, err
 	}
 	defer h.Close()
+	// Whoever verified a policy has seen a checkpoint that the log must have grown
+	// from. What can't be read of it is found below.
+	_ = h.readPolicy()
 	r, err := h.reader()
 	if err != nil {
 		return FsckReport{}, err
 	}
-	rep, err := r.Fsck(ctx, translog.NewFileGuard(guardPath(h.Layout, h.id)), h.stores.blobs)
+	known, err := knownHead(h.Layout, h.id)
+	if err != nil {
+		return FsckReport{}, err
+	}
+	rep, err := r.Fsck(ctx, translog.NewFileGuard(guardPath(h.Layout, h.id)), known, h.stores.blobs)
 	if err != nil {
 		return FsckReport{}, fmt.Errorf("checking the log: %w", err)
 	}
 	out := FsckReport{Report: rep}
-	if rebuild && len(rep.Problems) == 0 {
-		if err := h.rebuild(ctx, r, rep.Entries); err != nil {
+	if len(rep.Problems) > 0 { // a log that is wrong tells nothing about the index
+		return out, nil
+	}
+	if rebuild {
+		bad, err := h.rebuild(ctx, r, rep.Entries)
+		if err != nil {
 			return out, err
 		}
+		out.Problems = append(out.Problems, bad...)
 		if err := h.restorePolicy(ctx); err != nil {
 			return out, fmt.Errorf("restoring the policy: %w", err)
 		}
 		out.Rebuilt = true
 	}
-	if len(rep.Problems) == 0 {
-		out.Problems = h.policyProblems(ctx, r)
+	forgotten, invented, err := r.CheckIndex(ctx, rep.Entries, h.stores.index)
+	if err != nil {
+		return out, fmt.Errorf("checking the index: %w", err)
 	}
+	out.Problems, out.Unindexed = append(out.Problems, invented...), forgotten
+	out.Problems = append(out.Problems, h.policyProblems(ctx, r, forgotten == 0 && len(invented) == 0)...)
 	return out, nil
 }
 
 // rebuild makes the index again: leaves from the log, bundles from the blobs
-// that verify as such.
-func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) error {
+// that verify as such. Of several bundles of one statement the first in the log
+// counts. It returns blobs that are not what their name says.
+func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) ([]translog.Problem, error) {
 	var leaves []sqlstore.LeafRow
 	err := r.Entries(ctx, size, func(i uint64, body []byte) error {
 		d, err := translog.StatementOf(body)
@@ -254,14 +293,19 @@ func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) err
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading the log: %w", err)
+		return nil, fmt.Errorf("reading the log: %w", err)
 	}
-	var rows []sqlstore.Row
+	var bad []translog.Problem
+	found := map[hallmark.Digest]verify.Statement{}
 	err = h.stores.blobs.Walk(ctx, func(d hallmark.Digest, size int64) error {
-		if size > 64<<20 {
+		if size > verify.MaxBundle {
 			return nil
 		}
 		b, err := h.stores.blobs.Get(ctx, d)
+		if hallmark.CodeOf(err) == hallmark.CodeEvidenceMalformed {
+			bad = append(bad, translog.Problem{Code: hallmark.CodeEvidenceMalformed, Index: -1, Message: err.Error()})
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -272,13 +316,19 @@ func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) err
 		if err != nil {
 			return nil //nolint:nilerr // not one of our bundles: the index only holds what verifies
 		}
-		rows = append(rows, rowOf(s.Statement(), sign.Bundle{Statement: s.Digest(), Digest: d}, s.Signer(), s.SignedAt()))
+		if old, ok := found[s.Digest()]; !ok || s.LogIndex() < old.LogIndex() {
+			found[s.Digest()] = s
+		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reading blobs: %w", err)
+		return nil, fmt.Errorf("reading blobs: %w", err)
 	}
-	return h.stores.index.Rebuild(ctx, leaves, rows)
+	var rows []sqlstore.Row
+	for _, s := range found {
+		rows = append(rows, rowOf(s.Statement(), sign.Bundle{Statement: s.Digest(), Digest: s.BundleDigest()}, s.Signer(), s.SignedAt()))
+	}
+	return bad, h.stores.index.Rebuild(ctx, leaves, rows)
 }
 
 // Link is one link of a chain of custody.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/translog"
@@ -327,7 +328,7 @@ func PolicySign(ctx context.Context, cfg SignConfig) (Signing, error) {
 	if err != nil {
 		return Signing{}, err
 	}
-	unlock, err := lockPolicy(Layout{cfg.Home})
+	unlock, err := lockPolicy(ctx, Layout{cfg.Home})
 	if err != nil {
 		return Signing{}, err
 	}
@@ -475,7 +476,7 @@ func (h *Home) settle(ctx context.Context, p *Proposal) (bool, error) {
 	if err := os.Remove(h.Layout.Proposal()); err != nil {
 		return false, hallmark.Errorf(hallmark.KindInternal, "removing the pending policy: %w", err)
 	}
-	return true, syncDir(filepath.Dir(h.Layout.Proposal()))
+	return true, durable.SyncDir(filepath.Dir(h.Layout.Proposal()))
 }
 
 // settlePending puts a proposal in force that a crash left with enough

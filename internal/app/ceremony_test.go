@@ -354,11 +354,12 @@ func TestApprovals(t *testing.T) {
 	if p, err = h.proposal(t.Context()); err != nil || len(p.Signed) != 1 || p.Signed[0] != "grace" {
 		t.Errorf("signed by %v, %v: want grace only", p.Signed, err)
 	}
-	if _, err := l.trySign("ada"); hallmark.CodeOf(err) != hallmark.CodeSignatureInvalid {
-		t.Errorf("ada's place is taken: %v", err)
+	// What stands in ada's name and is not hers does not keep her from signing.
+	if _, err := l.trySign("ada"); err != nil {
+		t.Errorf("ada's place was taken: %v", err)
 	}
-	if v, err := l.inForce(); v != 1 || err != nil {
-		t.Errorf("version %d in force, %v: want 1", v, err)
+	if v, err := l.inForce(); v != 2 || err != nil {
+		t.Errorf("version %d in force, %v: want 2", v, err)
 	}
 }
 
@@ -469,11 +470,13 @@ func TestPolicyLock(t *testing.T) {
 	l := newCouncilLab(t)
 	l.sign("ada")
 	l.sign("grace")
-	unlock, err := lockPolicy(Layout{l.home})
+	unlock, err := lockPolicy(t.Context(), Layout{l.home})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := PolicySet(t.Context(), l.home, nil, [][2]string{{"build.cpus", "3"}}); hallmark.KindOf(err) != hallmark.KindUnavailable {
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := PolicySet(soon, l.home, nil, [][2]string{{"build.cpus", "3"}}); hallmark.KindOf(err) != hallmark.KindUnavailable {
 		t.Errorf("while another changes it: %v", err)
 	}
 	unlock()

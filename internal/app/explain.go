@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -31,7 +32,10 @@ func subjectKey(arg string) (key string, err error) {
 	}
 	defer f.Close()
 	d, _, err := hallmark.DigestFrom(f)
-	return "sha256:" + d.Hex(), err
+	if err != nil {
+		return "", hallmark.Errorf(hallmark.KindInvalid, "reading %s: %w", arg, err)
+	}
+	return "sha256:" + d.Hex(), nil
 }
 
 // Explain gathers the chain of custody of a subject, from evidence or the home.
@@ -50,9 +54,7 @@ func Explain(ctx context.Context, cfg VerifyConfig) (Chain, error) {
 		if err != nil {
 			return Chain{}, err
 		}
-		for _, s := range set {
-			all = append(all, s)
-		}
+		all = aboutIn(set, key)
 	} else {
 		h, err := readHome(cfg.Home)
 		if err != nil {
@@ -83,8 +85,55 @@ func Explain(ctx context.Context, cfg VerifyConfig) (Chain, error) {
 	return c, nil
 }
 
-// about returns the statements about a subject and about the revisions that
-// these name.
+// aboutIn is about for statements at hand: evidence holds all of one run, and
+// somebody who asks about another subject must not be told its story.
+func aboutIn(set map[hallmark.Digest]verify.Statement, key string) []verify.Statement {
+	var out []verify.Statement
+	asked := map[string]bool{}
+	seen := map[hallmark.Digest]bool{}
+	for todo := []string{key}; len(todo) > 0; todo = todo[1:] {
+		if asked[todo[0]] {
+			continue
+		}
+		asked[todo[0]] = true
+		alg, value, _ := strings.Cut(todo[0], ":")
+		for d, s := range set {
+			named := slices.ContainsFunc(s.Statement().Subject, func(r intoto.ResourceDescriptor) bool { return r.Digest[alg] == value })
+			if !named || seen[d] {
+				continue
+			}
+			seen[d] = true
+			out = append(out, s)
+			todo = append(todo, relatedOf(s)...)
+		}
+	}
+	return out
+}
+
+// relatedOf are the keys of what belongs to the same chain: the revision that
+// provenance names, and all that a summary is about.
+func relatedOf(s verify.Statement) []string {
+	switch s.PredicateType() {
+	case intoto.PredicateProvenance:
+		if p, err := intoto.ParseProvenance(s.Statement()); err == nil {
+			return []string{"gitCommit:" + p.BuildDefinition.ExternalParameters.Revision}
+		}
+	case intoto.PredicateVSA:
+		var out []string
+		for _, r := range s.Statement().Subject {
+			for _, alg := range []string{"sha256", "gitCommit"} {
+				if v := r.Digest[alg]; v != "" {
+					out = append(out, alg+":"+v)
+				}
+			}
+		}
+		return out
+	}
+	return nil
+}
+
+// about returns the statements about a subject and about what belongs to the
+// same chain.
 func (h *Home) about(ctx context.Context, key string) ([]verify.Statement, error) {
 	seen := map[hallmark.Digest]bool{}
 	var out []verify.Statement
@@ -115,9 +164,7 @@ func (h *Home) about(ctx context.Context, key string) ([]verify.Statement, error
 				return nil, fmt.Errorf("verifying evidence %s: %w", r.Bundle, err)
 			}
 			out = append(out, s)
-			if p, err := intoto.ParseProvenance(s.Statement()); s.PredicateType() == intoto.PredicateProvenance && err == nil {
-				todo = append(todo, "gitCommit:"+p.BuildDefinition.ExternalParameters.Revision)
-			}
+			todo = append(todo, relatedOf(s)...)
 		}
 	}
 	return out, nil

@@ -14,12 +14,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/blob"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
@@ -368,6 +368,9 @@ func signGenesis(ctx context.Context, l Layout, id identityFile, keys *sign.Keyr
 	if first.LogIndex != 0 {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "the genesis entry has log index %d, not 0: the log of %s is not new", first.LogIndex, l.Home)
 	}
+	if _, err := st.blobs.Put(ctx, doc); err != nil {
+		return nil, fmt.Errorf("keeping the policy: %w", err)
+	}
 	statement, err := attest.PolicyStatement(hallmark.DigestOf(doc), 1, "")
 	if err != nil {
 		return nil, err
@@ -375,9 +378,6 @@ func signGenesis(ctx context.Context, l Layout, id identityFile, keys *sign.Keyr
 	signed, err := signer.sign(ctx, sign.Policy, statement, nil)
 	if err != nil {
 		return nil, fmt.Errorf("signing the policy: %w", err)
-	}
-	if _, err := st.blobs.Put(ctx, doc); err != nil {
-		return nil, fmt.Errorf("keeping the policy: %w", err)
 	}
 	return append(signed.JSON, '\n'), nil
 }
@@ -408,37 +408,11 @@ func fingerprintKey(path string) error {
 	return writeDurable(path, key, 0o600)
 }
 
-// writeDurable writes under another name, syncs, renames and syncs the
-// directory: the file is whole or not there. Equal bytes are left alone.
+// writeDurable replaces a file so that it is whole or as it was. Equal bytes are
+// left alone.
 func writeDurable(path string, b []byte, mode os.FileMode) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
 		return nil
 	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".part-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.Disk{}.Replace(path, b, mode)
 }

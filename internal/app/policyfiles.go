@@ -12,34 +12,31 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/blob"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
 
+// lockWait is how long a change of the policy waits for another one.
+const lockWait = 30 * time.Second
+
 // lockPolicy keeps other processes from changing the policy until unlock.
-func lockPolicy(l Layout) (unlock func(), err error) {
-	f, err := os.OpenFile(l.PolicyLock(), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, hallmark.Errorf(hallmark.KindInvalid, "opening the policy lock: %w", err)
+func lockPolicy(ctx context.Context, l Layout) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	f, err := durable.Lock(ctx, l.PolicyLock())
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "another process is changing the policy of %s", l.Home), "try again when it has ended")
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "another process is changing the policy of %s", l.Home), "try again when it has ended")
-		}
-		return nil, hallmark.Errorf(hallmark.KindInternal, "locking the policy: %w", err)
+	if err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "locking the policy: %w", err)
 	}
 	// What a killed process was writing when it held the lock is nobody's now.
-	parts, err := filepath.Glob(filepath.Join(filepath.Dir(l.Policy()), ".part-*"))
-	for _, p := range parts {
-		err = errors.Join(err, os.Remove(p))
-	}
-	if err != nil {
+	if err := durable.Sweep(filepath.Dir(l.Policy())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.Close()
 		return nil, hallmark.Errorf(hallmark.KindInternal, "sweeping the policy: %w", err)
 	}
@@ -61,7 +58,7 @@ func (h *Home) adoptPolicy(document, bundles []byte) error {
 			return fmt.Errorf("writing the policy in force: %w", err)
 		}
 	}
-	if err := writePolicy(h.Layout, document, bundles); err != nil {
+	if err := writePolicy(durable.Disk{}, h.Layout, document, bundles); err != nil {
 		return fmt.Errorf("writing the policy: %w", err)
 	}
 	p, err := h.verifier.Policy(document, lines(bundles))
@@ -98,11 +95,11 @@ func (h *Home) checkPolicy(document, bundles []byte) error {
 // by its digest and the document is a blob already, so the one file with the
 // signatures is the switch: before it the old version is in force, after it the
 // new one, whatever policy.json says.
-func writePolicy(l Layout, document, bundles []byte) error {
-	if err := writeDurable(l.PolicyBundles(), bundles, 0o644); err != nil {
+func writePolicy(disk durable.Disk, l Layout, document, bundles []byte) error {
+	if err := disk.Replace(l.PolicyBundles(), bundles, 0o644); err != nil {
 		return err
 	}
-	return writeDurable(l.Policy(), document, 0o644)
+	return disk.Replace(l.Policy(), document, 0o644)
 }
 
 // adopted reports whether a policy was ever in force.
@@ -115,20 +112,20 @@ func adopted(l Layout) bool {
 // that a killed change left behind, one version old or absent, is replaced by
 // the blob that the signatures name; any other is returned as it stands, for the
 // signatures to refuse.
-func readPolicyFiles(ctx context.Context, l Layout, blobs *blob.Store) (document, bundles []byte, err error) {
+func readPolicyFiles(ctx context.Context, l Layout, blobs *blob.Store) (doc, bundles []byte, err error) {
 	for {
-		if bundles, err = os.ReadFile(l.PolicyBundles()); err != nil {
+		if bundles, err = readLimited(l.PolicyBundles(), maxPolicyFile); err != nil {
 			return nil, nil, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
 		}
-		document, err = os.ReadFile(l.Policy())
+		doc, err = readLimited(l.Policy(), maxPolicyFile)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, hallmark.Errorf(hallmark.KindInvalid, "reading policy: %w", err)
 		}
 		named, previous := policyNamed(bundles)
-		if err == nil && (named == "" || hallmark.DigestOf(document) == named) {
-			return document, bundles, nil
+		if err == nil && (named == "" || hallmark.DigestOf(doc) == named) {
+			return doc, bundles, nil
 		}
-		if err != nil || hallmark.DigestOf(document) == previous {
+		if err != nil || hallmark.DigestOf(doc) == previous {
 			kept, berr := blobs.Get(ctx, named)
 			if berr != nil {
 				return nil, nil, hallmark.Errorf(hallmark.KindInvalid, "reading the policy that is in force: %w", errors.Join(err, berr))
@@ -138,7 +135,7 @@ func readPolicyFiles(ctx context.Context, l Layout, blobs *blob.Store) (document
 		// Another process may have changed both between our two looks.
 		again, aerr := os.ReadFile(l.PolicyBundles())
 		if aerr == nil && bytes.Equal(again, bundles) {
-			return document, bundles, nil
+			return doc, bundles, nil
 		}
 	}
 }

@@ -108,7 +108,7 @@ func (h *Home) policySignatures(ctx context.Context) (map[hallmark.Digest]*signe
 // restorePolicy makes genesis and policy in force again from log and blobs.
 // Proposals are no evidence: what waits for signatures is left as it is.
 func (h *Home) restorePolicy(ctx context.Context) error {
-	unlock, err := lockPolicy(h.Layout)
+	unlock, err := lockPolicy(ctx, h.Layout)
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,9 @@ func (h *Home) restoreGenesis(ctx context.Context) error {
 	return nil
 }
 
-// policyProblems compares roots, genesis and policy with what the log holds.
-func (h *Home) policyProblems(ctx context.Context, r *translog.Reader) []translog.Problem {
+// policyProblems compares roots, genesis and policy with what the log holds. An
+// index that lacks entries can't say which policy is the newest: a rebuilt one can.
+func (h *Home) policyProblems(ctx context.Context, r *translog.Reader, indexed bool) []translog.Problem {
 	var out []translog.Problem
 	add := func(index int64, err error) {
 		code := hallmark.CodeOf(err)
@@ -179,6 +180,9 @@ func (h *Home) policyProblems(ctx context.Context, r *translog.Reader) []translo
 	}
 	if err := h.readPolicy(); err != nil {
 		add(-1, err)
+		return out
+	}
+	if !indexed {
 		return out
 	}
 	newest, err := h.newestPolicy(ctx)

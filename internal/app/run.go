@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
@@ -77,12 +78,12 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
-	work, err := newRunDir(h.Runs())
+	work, lock, err := newRunDir(h.Runs())
 	if err != nil {
 		return pc, nil, err
 	}
 	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
-	cleanup := func() error { return errors.Join(signer.close(), removeAll(work)) }
+	cleanup := func() error { return errors.Join(signer.close(), removeAll(work), lock.Close()) }
 	defer func() {
 		if err != nil {
 			cleanup()
@@ -113,13 +114,16 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, hallmark.Errorf(hallmark.KindInvalid, "reading the fingerprint key: %w", err)
 	}
+	if len(fingerprintKey) != 32 { // with a known key, a fingerprint confirms a guessed secret
+		return pc, nil, hallmark.Errorf(hallmark.KindInvalid, "fingerprint key %s has %d bytes, not 32", h.Fingerprints(), len(fingerprintKey))
+	}
 	src := &sourcePort{repo: repo, signers: signers, uri: uri, committedOnly: cfg.CommittedOnly, tool: tool, room: room}
 	sc := scanners{home: h, room: room, tool: tool, source: src, key: fingerprintKey}
 	roots := h.verifier.Roots()
 	pc = pipeline.Config{
 		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room)},
 		Documents: documents{}, Signer: signer, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
-		Saves: h.stores.index, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
+		Saves: sealedSaves{h.stores.index, h.keys.Seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},
 		TrustedRoot: h.trustedJSON, Roots: h.rootsJSON, VerifierID: h.id.verifierID(), WorkDir: work, DepsDir: h.Deps(),
 		ReuseMaxAge: h.params.ReuseMaxAge, Clock: now, Progress: cfg.Progress,
@@ -163,33 +167,23 @@ func releaseKey(r verify.Roots) []byte {
 	return nil
 }
 
-// newRunDir makes the private directory of a run. Its name begins with our
-// process id, so that what a killed run left can be told.
-func newRunDir(runs string) (string, error) {
-	if err := os.MkdirAll(runs, 0o700); err != nil {
-		return "", hallmark.Errorf(hallmark.KindInvalid, "making the run directory: %w", err)
+// newRunDir makes the private directory of a run. It is locked as long as the
+// returned file is open, so that what a killed run left can be told.
+func newRunDir(runs string) (string, *os.File, error) {
+	if err := durable.MakeDir(runs, 0o700); err != nil {
+		return "", nil, hallmark.Errorf(hallmark.KindInvalid, "making the run directory: %w", err)
 	}
-	dir, err := os.MkdirTemp(runs, strconv.Itoa(os.Getpid())+"-")
+	dir, lock, err := durable.TempDir(runs, strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
-		return "", hallmark.Errorf(hallmark.KindInvalid, "making the run directory: %w", err)
+		return "", nil, hallmark.Errorf(hallmark.KindInvalid, "making the run directory: %w", err)
 	}
-	return dir, nil
+	return dir, lock, nil
 }
 
 // sweepRuns removes what killed runs left.
 func sweepRuns(runs string) error {
-	entries, err := os.ReadDir(runs)
-	if err != nil {
-		return nil //nolint:nilerr // no run yet
-	}
-	for _, e := range entries {
-		pid, _, _ := strings.Cut(e.Name(), "-")
-		if _, err := os.Stat("/proc/" + pid); err == nil {
-			continue
-		}
-		if err := removeAll(filepath.Join(runs, e.Name())); err != nil {
-			return fmt.Errorf("sweeping %s: %w", e.Name(), err)
-		}
+	if err := durable.SweepDirs(runs, "", removeAll); err != nil {
+		return fmt.Errorf("sweeping %s: %w", runs, err)
 	}
 	return nil
 }

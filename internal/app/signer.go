@@ -18,6 +18,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // stores are the two places a home keeps things in: blobs, which with the log
@@ -75,9 +76,14 @@ func (s *logSigner) open(ctx context.Context) error {
 			s.err = err
 			return
 		}
+		known, err := knownHead(s.layout, s.id)
+		if err != nil {
+			s.err = err
+			return
+		}
 		s.log, s.err = translog.Open(ctx, translog.Config{
 			Dir: s.layout.Log(), Origin: s.id.origin(), Signer: checkpoint, PublicKey: s.keys.Checkpoint().Key,
-			Guard: translog.NewFileGuard(guardPath(s.layout, s.id)), Index: s.stores.index,
+			Guard: translog.NewFileGuard(guardPath(s.layout, s.id)), Index: s.stores.index, Known: known,
 		})
 		if s.err != nil {
 			return
@@ -93,14 +99,33 @@ func guardPath(l Layout, id identityFile) string {
 	return filepath.Join(l.Guard(), id.origin()+".json")
 }
 
-// existing finds the bundle that was made for a statement before.
+// knownHead is the largest checkpoint that the home saw in a bundle it verified.
+// Opening a home verifies its policy's bundle, so a home that was made knows one.
+func knownHead(l Layout, id identityFile) (translog.Head, error) {
+	memory, err := verify.NewFileMemory(l.Memory())
+	if err != nil {
+		return translog.Head{}, fmt.Errorf("opening the memory of checkpoints: %w", err)
+	}
+	size, root, err := memory.Largest(id.origin())
+	if err != nil {
+		return translog.Head{}, fmt.Errorf("reading the largest checkpoint seen: %w", err)
+	}
+	return translog.Head{Origin: id.origin(), Size: size, Root: root}, nil
+}
+
+// existing finds the bundle that was made for a statement before. One whose
+// bytes were lost or altered is as good as none: the statement is signed anew,
+// with a second entry in the log.
 func (s *logSigner) existing(ctx context.Context, statement hallmark.Digest) ([]byte, bool, error) {
 	digest, ok, err := s.stores.index.BundleOf(ctx, statement)
 	if err != nil || !ok {
 		return nil, false, err
 	}
 	b, err := s.stores.blobs.Get(ctx, digest)
-	if err != nil {
+	switch {
+	case hallmark.KindOf(err) == hallmark.KindNotFound, hallmark.CodeOf(err) == hallmark.CodeEvidenceMalformed:
+		return nil, false, nil
+	case err != nil:
 		return nil, false, fmt.Errorf("reading bundle %s: %w", digest, err)
 	}
 	return b, true, nil
@@ -130,7 +155,7 @@ func (s *logSigner) sign(ctx context.Context, who sign.Identity, st intoto.State
 	if who == sign.Policy && s.policyName != "" {
 		name = s.policyName
 	}
-	if err := s.stores.index.PutStatement(ctx, rowOf(st, b, name, now())); err != nil {
+	if err := s.stores.index.PutStatement(ctx, rowOf(st, b, name, b.SignedAt)); err != nil {
 		return sign.Bundle{}, fmt.Errorf("indexing a bundle: %w", err)
 	}
 	return b, nil

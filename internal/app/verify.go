@@ -113,7 +113,7 @@ func openEvidence(cfg VerifyConfig) (*evidence, error) {
 	} else {
 		ev.dir = filepath.Dir(file)
 	}
-	b, err := os.ReadFile(file)
+	b, err := readLimited(file, maxEvidence)
 	if err != nil {
 		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading evidence: %w", err)
 	}
@@ -136,8 +136,8 @@ func openEvidence(cfg VerifyConfig) (*evidence, error) {
 			return nil, err
 		}
 	}
-	if ev.policyJSON, err = os.ReadFile(filepath.Join(ev.dir, "policy", "policy.json")); err == nil {
-		ev.policySigs, err = os.ReadFile(filepath.Join(ev.dir, "policy", "policy.sigstore.jsonl"))
+	if ev.policyJSON, err = readLimited(filepath.Join(ev.dir, "policy", "policy.json"), maxPolicyFile); err == nil {
+		ev.policySigs, err = readLimited(filepath.Join(ev.dir, "policy", "policy.sigstore.jsonl"), maxPolicyFile)
 	}
 	if err != nil {
 		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading the policy in the evidence: %w", err)
@@ -153,7 +153,7 @@ func (ev *evidence) trust(cfg VerifyConfig) (roots, trusted []byte, pin hallmark
 			"name the roots digest that the producer gave you by another way: --roots sha256:…")
 	}
 	home := Layout{cfg.Home}
-	homeRoots, homeErr := os.ReadFile(home.Roots())
+	homeRoots, homeErr := readLimited(home.Roots(), maxTrustFile)
 	if homeErr != nil && !errors.Is(homeErr, fs.ErrNotExist) && cfg.Roots == "" {
 		return nil, nil, "", hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", homeErr)
 	}
@@ -165,7 +165,7 @@ func (ev *evidence) trust(cfg VerifyConfig) (roots, trusted []byte, pin hallmark
 		pin = hallmark.DigestOf(homeRoots)
 	}
 	candidates := [][]byte{homeRoots}
-	if b, err := os.ReadFile(filepath.Join(ev.dir, "roots.json")); err == nil {
+	if b, err := readLimited(filepath.Join(ev.dir, "roots.json"), maxTrustFile); err == nil {
 		candidates = append(candidates, b)
 		if hallmark.DigestOf(b) != pin {
 			return nil, nil, "", unpinned("the evidence was made under roots %s, the pinned roots are %s", hallmark.DigestOf(b), pin)
@@ -184,8 +184,12 @@ func (ev *evidence) trust(cfg VerifyConfig) (roots, trusted []byte, pin hallmark
 		paths = []string{cfg.TrustedRoot}
 	}
 	for _, p := range paths {
-		if b, err := os.ReadFile(p); err == nil {
+		b, err := readLimited(p, maxTrustFile)
+		if err == nil {
 			return roots, b, pin, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, "", hallmark.Errorf(hallmark.KindInvalid, "reading trusted root: %w", err)
 		}
 	}
 	return nil, nil, "", hallmark.Errorf(hallmark.KindInvalid, "there is no trusted_root.json: looked in %v", paths)
@@ -369,7 +373,7 @@ type Replayed struct {
 
 // Replay computes a verdict again from its pinned inputs and compares the bytes.
 func Replay(ctx context.Context, cfg VerifyConfig) (Replayed, error) {
-	recordedJSON, err := os.ReadFile(cfg.Artifact)
+	recordedJSON, err := readLimited(cfg.Artifact, maxPolicyFile)
 	if err != nil {
 		return Replayed{}, hallmark.Errorf(hallmark.KindInvalid, "reading verdict: %w", err)
 	}
@@ -393,7 +397,8 @@ func Replay(ctx context.Context, cfg VerifyConfig) (Replayed, error) {
 		}
 		inputs = append(inputs, s)
 	}
-	if err := confirmClock(all, recordedJSON, recorded.Clock); err != nil {
+	confirmed, err := confirmClock(all, recordedJSON, recorded.Clock)
+	if err != nil {
 		return Replayed{}, err
 	}
 	pol, err := ev.verifier.Policy(ev.policyJSON, lines(ev.policySigs))
@@ -417,6 +422,10 @@ func Replay(ctx context.Context, cfg VerifyConfig) (Replayed, error) {
 		return Replayed{}, err
 	}
 	res := Replayed{Equal: string(b) == string(recordedJSON), Digest: hallmark.DigestOf(recordedJSON)}
+	if res.Equal && !confirmed {
+		// Anyone can compute a verdict over inputs and a clock of their choice.
+		return res, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "no verification summary in the evidence names verdict %s: its inputs give these bytes, but nobody signed it", res.Digest)
+	}
 	if !res.Equal {
 		diffs, err := policy.Compare(recorded, computed)
 		if err != nil {
@@ -433,9 +442,11 @@ func Replay(ctx context.Context, cfg VerifyConfig) (Replayed, error) {
 }
 
 // confirmClock asks the summary of this very verdict for its trusted time, which
-// must be within five minutes of the pinned clock. A verdict that no summary
-// names is still compared: its bytes will differ or it was never signed.
-func confirmClock(all map[hallmark.Digest]verify.Statement, verdict []byte, clock time.Time) error {
+// must be within five minutes of the pinned clock, and reports whether there is
+// such a summary. A verdict that none names is still compared, to say what
+// differs from the one that was signed.
+func confirmClock(all map[hallmark.Digest]verify.Statement, verdict []byte, clock time.Time) (bool, error) {
+	confirmed := false
 	for _, s := range all {
 		if s.PredicateType() != intoto.PredicateVSA {
 			continue
@@ -445,8 +456,9 @@ func confirmClock(all map[hallmark.Digest]verify.Statement, verdict []byte, cloc
 			continue
 		}
 		if off := s.SignedAt().Sub(clock).Abs(); off > 5*time.Minute {
-			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeVerdictDiffers, "the verdict's clock is %s away from the trusted time of its summary", off)
+			return false, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeVerdictDiffers, "the verdict's clock is %s away from the trusted time of its summary", off)
 		}
+		confirmed = true
 	}
-	return nil
+	return confirmed, nil
 }

@@ -97,6 +97,7 @@ func TestResult(rec hallmark.CheckRecord, configuration []intoto.ResourceDescrip
 	if rec.Outcome == hallmark.Pass {
 		result = "PASSED"
 	}
+	configuration = slices.Clone(configuration)
 	for _, d := range rec.Data {
 		configuration = append(configuration, intoto.ResourceDescriptor{Name: d.Name, Digest: sha256Of(d.Digest)})
 	}

@@ -7,6 +7,7 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -16,24 +17,36 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 )
 
 // Config names the directory.
-type Config struct{ Dir string }
+type Config struct {
+	Dir  string
+	Disk durable.Disk
+}
 
 // Store is a blob directory. It is safe for concurrent use by many processes.
-type Store struct{ dir string }
+type Store struct {
+	dir  string
+	disk durable.Disk
+}
 
-// New makes the directory if needed.
+// New makes the directory if needed, and removes what killed processes left
+// unfinished in it.
 func New(cfg Config) (*Store, error) {
-	s := &Store{dir: cfg.Dir}
+	s := &Store{dir: cfg.Dir, disk: cfg.Disk}
 	for _, d := range []string{s.algorithm(), s.parts()} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		if err := durable.MakeDir(d, 0o700); err != nil {
 			return nil, hallmark.Errorf(hallmark.KindInvalid, "making blob directory: %w", err)
 		}
+	}
+	if err := durable.Sweep(s.parts()); err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "sweeping blob directory: %w", err)
 	}
 	return s, nil
 }
@@ -47,38 +60,67 @@ func (s *Store) path(d hallmark.Digest) string {
 
 // Put keeps b and returns its digest. It is idempotent.
 func (s *Store) Put(ctx context.Context, b []byte) (hallmark.Digest, error) {
-	d, _, err := s.PutFrom(ctx, strings.NewReader(string(b)))
+	d, _, err := s.PutFrom(ctx, bytes.NewReader(b))
 	return d, err
 }
 
 // PutFrom keeps what r yields.
 func (s *Store) PutFrom(_ context.Context, r io.Reader) (hallmark.Digest, int64, error) {
-	f, err := os.CreateTemp(s.parts(), "blob-*")
+	t, err := s.disk.Temp(s.parts())
 	if err != nil {
 		return "", 0, fmt.Errorf("keeping a blob: %w", err)
 	}
-	defer os.Remove(f.Name())
+	defer t.Discard()
 	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, h), r)
-	if err = errors.Join(err, f.Chmod(0o400), f.Sync(), f.Close()); err != nil {
+	n, err := io.Copy(io.MultiWriter(t, h), r)
+	if err != nil {
 		return "", n, fmt.Errorf("keeping a blob: %w", err)
 	}
 	d := sum(h)
 	path := s.path(d)
-	if _, err := os.Stat(path); err == nil {
-		return d, n, nil
-	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MakeDir(filepath.Dir(path), 0o700); err != nil {
 		return "", n, fmt.Errorf("keeping blob %s: %w", d, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return "", n, fmt.Errorf("keeping blob %s: %w", d, err)
+	if s.whole(path, d) {
+		// Another process may have given it its name a moment ago, without having
+		// synced the directory yet: its promise is not ours.
+		err = durable.SyncDir(filepath.Dir(path))
+	} else {
+		err = t.Replace(path, 0o400)
 	}
-	if err := errors.Join(syncDir(dir), syncDir(s.algorithm())); err != nil {
+	if err != nil {
 		return "", n, fmt.Errorf("keeping blob %s: %w", d, err)
 	}
 	return d, n, nil
+}
+
+// whole reports whether a file holds the bytes of d: one that was altered is
+// written again, not taken for kept.
+func (s *Store) whole(path string, d hallmark.Digest) bool {
+	f, err := openRegular(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	got, _, err := hallmark.DigestFrom(f)
+	return err == nil && got == d
+}
+
+// openRegular opens a file of ours: no link, no pipe that would wait for ever.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func sum(h hash.Hash) hallmark.Digest {
@@ -90,10 +132,15 @@ func (s *Store) Get(_ context.Context, d hallmark.Digest) ([]byte, error) {
 	if err := d.Check(); err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(s.path(d))
+	f, err := openRegular(s.path(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, hallmark.Errorf(hallmark.KindNotFound, "blob %s is not kept here", d)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("reading blob %s: %w", d, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
 	if err != nil {
 		return nil, fmt.Errorf("reading blob %s: %w", d, err)
 	}
@@ -119,13 +166,4 @@ func (s *Store) Walk(_ context.Context, fn func(d hallmark.Digest, size int64) e
 		}
 		return fn(d, info.Size())
 	})
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -74,7 +74,7 @@ func logFsckCommand(s *streams) *cobra.Command {
 				return err
 			}
 			if s.json {
-				s.message(map[string]any{"type": "fsck", "ok": len(rep.Problems) == 0, "entries": rep.Entries, "problems": rep.Problems, "rebuilt": rep.Rebuilt})
+				s.message(map[string]any{"type": "fsck", "ok": len(rep.Problems) == 0, "entries": rep.Entries, "problems": rep.Problems, "unindexed": rep.Unindexed, "rebuilt": rep.Rebuilt})
 			} else {
 				s.print("%d entries, %d problems", rep.Entries, len(rep.Problems))
 				for _, p := range rep.Problems {
@@ -83,6 +83,10 @@ func logFsckCommand(s *streams) *cobra.Command {
 						at = " at index " + strconv.FormatInt(p.Index, 10)
 					}
 					s.print("  %s%s: %s", p.Code, at, p.Message)
+				}
+				if rep.Unindexed > 0 {
+					s.note("the index lacks %d entries of the log, as after a crash", rep.Unindexed)
+					s.hint("hallmark log fsck --rebuild")
 				}
 				if rep.Rebuilt {
 					s.print("the index was rebuilt from log and blobs")

@@ -51,6 +51,10 @@ func (r *run) decide(evidence []Signed) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("signing the verification summary: %w", err)
 	}
+	// Nobody else could use a summary that we can't verify ourselves.
+	if _, err := r.cfg.Decider.Verify(vsa.JSON); err != nil {
+		return Result{}, fmt.Errorf("verifying our own summary %s: %w", vsa.Digest, err)
+	}
 	outcome := hallmark.Fail
 	if verdict.Decision.Allowed() {
 		outcome = hallmark.Pass

@@ -5,7 +5,9 @@ package pipeline
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -45,22 +48,34 @@ func checkOut(out string) error {
 // write makes the result directory complete and durable under another name and
 // exchanges it with out in one step, so that out is never half a result.
 func (r *run) write(res Result, out string) error {
-	parent := filepath.Dir(filepath.Clean(out))
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	part, err := os.MkdirTemp(parent, partPrefix)
+	files, err := r.files(res)
 	if err != nil {
 		return err
 	}
+	parent := filepath.Dir(filepath.Clean(out))
+	if err := durable.MakeDir(parent, 0o755); err != nil {
+		return err
+	}
+	part, lock, err := durable.TempDir(parent, partPrefix)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()       // as long as it is open, no other run sweeps the part
 	defer os.RemoveAll(part) // what the exchange leaves, or an unfinished part
-	if err := r.fill(res, part); err != nil {
+	if err := fill(files, part, r.cfg.Disk); err != nil {
 		return err
 	}
 	if err := os.Chmod(part, 0o755); err != nil {
 		return err
 	}
-	if err := syncDir(part); err != nil {
+	if err := durable.SyncDir(part); err != nil {
+		return err
+	}
+	// A run is long: what stands there now may not be what stood there then.
+	if err := checkOut(out); err != nil {
+		return err
+	}
+	if err := r.cfg.Disk.Step(durable.Synced, out); err != nil {
 		return err
 	}
 	err = unix.Renameat2(unix.AT_FDCWD, part, unix.AT_FDCWD, out, unix.RENAME_EXCHANGE)
@@ -70,12 +85,22 @@ func (r *run) write(res Result, out string) error {
 	if err != nil {
 		return fmt.Errorf("publishing results: %w", err)
 	}
-	return syncDir(parent)
+	if err := r.cfg.Disk.Step(durable.Named, out); err != nil {
+		return err
+	}
+	return durable.SyncDir(parent)
 }
 
-func (r *run) fill(res Result, dir string) error {
-	files := map[string][]byte{}
-	modes := map[string]os.FileMode{}
+// resultFile is one file of a result directory.
+type resultFile struct {
+	b    []byte
+	mode os.FileMode
+}
+
+// files are the contents of a result directory by name. No two things share a
+// name, and no name leads out of the directory.
+func (r *run) files(res Result) (map[string]resultFile, error) {
+	files := map[string]resultFile{}
 	var lines bytes.Buffer
 	var provenance []byte
 	for _, e := range append(slices.Clone(res.Evidence), res.VSA) {
@@ -85,56 +110,68 @@ func (r *run) fill(res Result, dir string) error {
 	for _, e := range res.Evidence {
 		st, err := r.cfg.Decider.Verify(e.JSON)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if st.PredicateType() == intoto.PredicateProvenance {
 			provenance = e.JSON
 		}
 	}
-	files["evidence.jsonl"] = lines.Bytes()
-	files["verdict.json"] = res.Verdict.JSON
-	files["verdict.sigstore.json"] = res.VSA.JSON
-	files["trusted_root.json"] = r.cfg.TrustedRoot
-	files["roots.json"] = r.cfg.Roots
-	files["release.pub"] = r.cfg.ReleaseKey
+	for name, b := range map[string][]byte{
+		"evidence.jsonl": lines.Bytes(), "verdict.json": res.Verdict.JSON, "verdict.sigstore.json": res.VSA.JSON,
+		"trusted_root.json": r.cfg.TrustedRoot, "roots.json": r.cfg.Roots, "release.pub": r.cfg.ReleaseKey,
+		"VERIFY.txt": r.instructions(res, provenance != nil),
+	} {
+		files[name] = resultFile{b, 0o644}
+	}
 	for name, b := range r.cfg.PolicyFiles {
-		files["policy/"+name] = b
+		files["policy/"+name] = resultFile{b, 0o644}
 	}
 	docs, err := r.render()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, d := range docs {
-		files[d.name] = d.bytes
+		files[d.name] = resultFile{d.bytes, 0o644}
+	}
+	add := func(name string, b []byte, mode os.FileMode) error {
+		if _, taken := files[name]; taken || name == "" || name == "." || name == ".." || name == "policy" || strings.ContainsAny(name, "/\x00") {
+			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodePipelineArtifactName, "artifact name %q is reserved, doubled or no base name", name)
+		}
+		files[name] = resultFile{b, mode}
+		return nil
 	}
 	for _, a := range res.Artifacts {
 		b, err := r.cfg.Blobs.Get(r.ctx, a.Digest)
 		if err != nil {
-			return fmt.Errorf("reading artifact %s: %w", a.Name, err)
+			return nil, fmt.Errorf("reading artifact %s: %w", a.Name, err)
 		}
-		if _, taken := files[a.Name]; taken {
-			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodePipelineArtifactName, "artifact name %q is reserved", a.Name)
+		if err := add(a.Name, b, os.FileMode(a.Mode)&0o755|0o600); err != nil {
+			return nil, err
 		}
-		files[a.Name] = b
-		modes[a.Name] = os.FileMode(a.Mode) & 0o755
 		if provenance != nil {
-			files[a.Name+".sigstore.json"] = provenance
+			if err := add(a.Name+".sigstore.json", provenance, 0o644); err != nil {
+				return nil, err
+			}
 		}
 	}
-	files["VERIFY.txt"] = r.instructions(res, provenance != nil)
-	for name, b := range files {
-		mode := os.FileMode(0o644)
-		if modes[name] != 0 {
-			mode = modes[name] | 0o600
+	return files, nil
+}
+
+// fill writes files into dir and syncs them, but for the names in dir itself.
+func fill(files map[string]resultFile, dir string, disk durable.Disk) error {
+	if err := os.Mkdir(filepath.Join(dir, "policy"), 0o755); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := writeFile(path, files[name].b, files[name].mode); err != nil {
+			return err
 		}
-		if err := writeFile(filepath.Join(dir, name), b, mode); err != nil {
+		if err := disk.Step(durable.Written, path); err != nil {
 			return err
 		}
 	}
-	if err := syncDir(filepath.Join(dir, "policy")); err != nil {
-		return err
-	}
-	return nil
+	return durable.SyncDir(filepath.Join(dir, "policy"))
 }
 
 // instructions are the commands that check each artifact, with Hallmark and with
@@ -172,44 +209,16 @@ func shellQuote(s string) string {
 }
 
 func writeFile(path string, b []byte, mode os.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(b); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// SweepOut removes result directories beside out that a killed run left
-// unfinished. The caller holds the lock of the home.
+// SweepOut removes result directories beside out that killed runs left
+// unfinished. Those that a living run is writing stay.
 func SweepOut(out string) error {
-	matches, err := filepath.Glob(filepath.Join(filepath.Dir(filepath.Clean(out)), partPrefix+"*"))
-	if err != nil {
-		return err
-	}
-	for _, m := range matches {
-		if err := os.RemoveAll(m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return durable.SweepDirs(filepath.Dir(filepath.Clean(out)), partPrefix, os.RemoveAll)
 }

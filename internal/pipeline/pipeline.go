@@ -20,6 +20,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -240,7 +241,7 @@ func (s State) String() string {
 }
 
 // Config is what a pipeline needs; every field is required but ReuseMaxAge,
-// whose zero value reuses nothing.
+// whose zero value reuses nothing, Progress and Disk.
 type Config struct {
 	Source      Source
 	Resolver    Resolver
@@ -262,9 +263,9 @@ type Config struct {
 	ReuseMaxAge time.Duration
 	Clock       func() time.Time
 	Progress    func(Event)
-	VerifyNote  string // how to verify, written into VERIFY.txt
 	BuilderCert CertificateIdentity
 	ReleaseKey  []byte // PEM of the key that signs verification summaries
+	Disk        durable.Disk
 }
 
 // CertificateIdentity is the identity in a short-lived certificate.
@@ -283,7 +284,9 @@ func New(cfg Config) (*Pipeline, error) {
 		"documents": cfg.Documents == nil, "signer": cfg.Signer == nil, "decider": cfg.Decider == nil,
 		"saves": cfg.Saves == nil, "blobs": cfg.Blobs == nil, "clock": cfg.Clock == nil,
 		"policy": cfg.Policy == "", "work directory": cfg.WorkDir == "", "dependency directory": cfg.DepsDir == "",
-		"tool digest": cfg.Tool.Digest == "", "scanners": len(cfg.Scanners) == 0,
+		"tool digest": cfg.Tool.Digest == "", "scanners": len(cfg.Scanners) == 0, "policy file": len(cfg.PolicyFiles) == 0,
+		"trusted root": len(cfg.TrustedRoot) == 0, "roots": len(cfg.Roots) == 0, "verifier id": cfg.VerifierID == "",
+		"builder identity": cfg.BuilderCert.Issuer == "" || cfg.BuilderCert.SAN == "", "release key": len(cfg.ReleaseKey) == 0,
 	} {
 		if missing {
 			return nil, hallmark.Errorf(hallmark.KindInternal, "pipeline without a %s", name)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,9 @@ func (r *run) observe(rev string) error {
 	facts, err := r.cfg.Source.Check(r.ctx, rev)
 	if err != nil {
 		return fmt.Errorf("checking source: %w", err)
+	}
+	if rec := facts.Record(); rec.Check != "source" || rec.Outcome == 0 {
+		return hallmark.Errorf(hallmark.KindInternal, "the source check returned a record of %q without an outcome", rec.Check)
 	}
 	r.source = facts
 	r.end("source", start, facts.Record())
@@ -163,7 +167,7 @@ func (r *run) scan(s Scanner) error {
 	var out ScanOutput
 	if b, ok, err := r.saved(s.Name(), key); err != nil {
 		return err
-	} else if ok && json.Unmarshal(b, &out) == nil && out.Record.Check == s.Name() {
+	} else if ok && json.Unmarshal(b, &out) == nil && r.reusable(out.Record, s.Name()) {
 		r.scans = append(r.scans, out)
 		r.cfg.Progress(Event{Stage: s.Name(), State: Reused, Outcome: out.Record.Outcome})
 		return nil
@@ -205,7 +209,7 @@ func (r *run) runBuild() error {
 	var out BuildOutput
 	if b, ok, err := r.saved("build", key); err != nil {
 		return err
-	} else if ok && json.Unmarshal(b, &out) == nil && r.blobsPresent(out) {
+	} else if ok && json.Unmarshal(b, &out) == nil && r.reusable(out.Facts.Record, "build") && r.blobsPresent(out) {
 		r.build = out
 		r.cfg.Progress(Event{Stage: "build", State: Reused, Outcome: out.Facts.Record.Outcome})
 		return nil
@@ -213,6 +217,9 @@ func (r *run) runBuild() error {
 	out, err = r.cfg.Builder.Build(r.ctx, r.input(), filepath.Join(r.cfg.WorkDir, "build"))
 	if err != nil {
 		return fmt.Errorf("building: %w", err)
+	}
+	if rec := out.Facts.Record; rec.Check != "build" || rec.Outcome == 0 || out.Tests.Check != "tests" || out.Tests.Outcome == 0 {
+		return hallmark.Errorf(hallmark.KindInternal, "the build returned records of %q and %q without an outcome", rec.Check, out.Tests.Check)
 	}
 	if o := out.Facts.Record.Outcome; o == hallmark.Pass || o == hallmark.Fail {
 		if err := r.save("build", key, out); err != nil {
@@ -224,13 +231,26 @@ func (r *run) runBuild() error {
 	return nil
 }
 
+// reusable reports whether a saved record may stand for a new one: it is of this
+// check and this revision, and it decided. An errored one is made again: its
+// cause may be gone.
+func (r *run) reusable(rec hallmark.CheckRecord, check string) bool {
+	return rec.Check == check && rec.Revision == r.revision() && (rec.Outcome == hallmark.Pass || rec.Outcome == hallmark.Fail)
+}
+
+// blobsPresent reports whether everything that a build left is still kept.
 func (r *run) blobsPresent(out BuildOutput) bool {
+	var all []hallmark.Digest
 	for _, a := range out.Facts.Artifacts {
-		if _, err := r.cfg.Blobs.Get(r.ctx, a.Digest); err != nil {
-			return false
-		}
+		all = append(all, a.Digest)
 	}
-	return true
+	for _, s := range out.Facts.Steps {
+		all = append(all, s.Log)
+	}
+	return !slices.ContainsFunc(all, func(d hallmark.Digest) bool {
+		_, err := r.cfg.Blobs.Get(r.ctx, d)
+		return err != nil
+	})
 }
 
 // skipAll records every later check as skipped. Skipped never counts as pass.
@@ -287,7 +307,7 @@ func (r *run) saved(stage string, key hallmark.Digest) ([]byte, bool, error) {
 		return nil, false, fmt.Errorf("looking up saved stage %s: %w", stage, err)
 	}
 	age := r.cfg.Clock().Sub(at)
-	if !ok || age < -time.Minute || age > r.cfg.ReuseMaxAge {
+	if !ok || age < -time.Minute || age >= r.cfg.ReuseMaxAge {
 		return nil, false, nil
 	}
 	return b, true, nil

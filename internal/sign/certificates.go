@@ -4,6 +4,7 @@
 package sign
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -14,6 +15,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -264,7 +266,15 @@ func (k *Keyring) TrustedRoot(origin string, logID []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assembling trusted root: %w", err)
 	}
-	return tr.MarshalJSON()
+	raw, err := tr.MarshalJSON()
+	if err != nil {
+		return nil, fmt.Errorf("encoding trusted root: %w", err)
+	}
+	// Its white space differs from one build of us to the next, and an init that
+	// goes on under another build must find the bytes that it signed.
+	var b bytes.Buffer
+	err = json.Compact(&b, raw)
+	return b.Bytes(), err
 }
 
 // SigningConfig returns signing_config.v0.2.json: where a stock client would ask

@@ -25,14 +25,17 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 )
 
 // Config says where the keys lie and how they are protected.
@@ -143,12 +146,12 @@ func (f files) cert(name string) string { return filepath.Join(f.cfg.Dir, "pki",
 
 func (f files) key(name string, make func() (crypto.Signer, error)) (crypto.Signer, error) {
 	path := f.path(name)
-	b, err := os.ReadFile(path)
+	b, err := readKey(path)
 	if err == nil {
 		return f.parse(path, b)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading key: %w", err)
+		return nil, err
 	}
 	if !f.create {
 		return nil, hallmark.Errorf(hallmark.KindNotFound, "key %s is missing", path)
@@ -164,21 +167,51 @@ func (f files) key(name string, make func() (crypto.Signer, error)) (crypto.Sign
 	return key, writeNew(path, block, 0o600)
 }
 
-func (f files) parse(path string, b []byte) (crypto.Signer, error) {
-	info, err := os.Stat(path)
+// readKey reads a key file that only its owner can read. What is judged is the
+// file that was opened, not what stands under its name a moment later.
+func readKey(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading key: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading key: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "key %s is not a file of at most %d bytes", path, maxKeyFile)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "key %s can be read by others (mode %04o)", path, info.Mode().Perm()), "chmod 600 "+path)
 	}
+	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	if err != nil {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading key: %w", err)
+	}
+	return b, nil
+}
+
+const maxKeyFile = 1 << 16
+
+func (f files) parse(path string, b []byte) (crypto.Signer, error) {
 	block, rest := pem.Decode(b)
 	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, hallmark.Errorf(hallmark.KindInvalid, "key %s is not one PEM block", path)
 	}
 	der := block.Bytes
+	var err error
 	switch block.Type {
 	case plainBlock:
+		// An init that was killed and goes on with a passphrase must not end with
+		// a key in the clear that its owner believes encrypted.
+		if f.create && len(f.cfg.Passphrase) > 0 {
+			return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "key %s is not encrypted, and a passphrase was given", path),
+				"go on without a passphrase, or remove the unfinished home and begin again")
+		}
 	case encryptedBlock:
 		if len(f.cfg.Passphrase) == 0 {
 			return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "key %s needs a passphrase", path),
@@ -203,36 +236,22 @@ func (f files) parse(path string, b []byte) (crypto.Signer, error) {
 
 // syncDirs makes the new names durable.
 func (f files) syncDirs() error {
-	for _, dir := range []string{filepath.Join(f.cfg.Dir, "keys"), filepath.Join(f.cfg.Dir, "pki")} {
-		d, err := os.Open(dir)
-		if err != nil {
-			return hallmark.Errorf(hallmark.KindInvalid, "opening %s: %w", dir, err)
-		}
-		err = d.Sync()
-		d.Close()
-		if err != nil {
-			return fmt.Errorf("syncing %s: %w", dir, err)
+	for _, dir := range []string{f.cfg.Dir, filepath.Join(f.cfg.Dir, "keys"), filepath.Join(f.cfg.Dir, "pki")} {
+		if err := durable.SyncDir(dir); err != nil {
+			return hallmark.Errorf(hallmark.KindInvalid, "syncing %s: %w", dir, err)
 		}
 	}
 	return nil
 }
 
 // writeNew writes a file that must not exist: whole and durable, or not there.
+// It sweeps what a killed init left half-written beside it.
 func writeNew(path string, b []byte, mode os.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	dir := filepath.Dir(path)
+	if err := errors.Join(durable.MakeDir(dir, 0o700), durable.Sweep(dir)); err != nil {
 		return hallmark.Errorf(hallmark.KindInvalid, "making key directory: %w", err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".part-*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	// Link, unlike rename, refuses to replace a key that appeared meanwhile.
-	if err := os.Link(tmp.Name(), path); err != nil {
+	if err := (durable.Disk{}).Create(path, b, mode); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil

@@ -78,9 +78,9 @@ func CreatePolicyKey(path, name string, passphrase []byte) (Public, error) {
 
 // LoadPolicyKey opens an administrator's key.
 func LoadPolicyKey(path string, passphrase []byte) (*PolicyKey, error) {
-	b, err := os.ReadFile(path)
+	b, err := readKey(path)
 	if err != nil {
-		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading key: %w", err)
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading the key of an administrator: %w", err)
 	}
 	s, err := files{cfg: Config{Passphrase: passphrase}}.parse(path, b)
 	if err != nil {

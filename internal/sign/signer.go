@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/digitorus/timestamp"
 	pbundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	pcommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	pdsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
@@ -80,7 +81,8 @@ type SignerConfig struct {
 	// PolicyKey signs policies instead of the keyring's own key. Optional.
 	PolicyKey *PolicyKey
 	// Existing finds the bundle made for a statement before, so that a resumed
-	// run signs nothing twice. Optional.
+	// run signs nothing twice. What it returns is checked; what is not such a
+	// bundle is signed anew. Optional.
 	Existing func(ctx context.Context, statement hallmark.Digest) (bundle []byte, ok bool, err error)
 }
 
@@ -120,6 +122,7 @@ type Bundle struct {
 	PAE       []byte
 	Digest    hallmark.Digest // of JSON
 	LogIndex  int64
+	SignedAt  time.Time // as the timestamp says
 }
 
 // Sign signs a statement. Refusals are of kind denied.
@@ -144,7 +147,9 @@ func (s *Signer) Sign(ctx context.Context, r Request) (Bundle, error) {
 			return Bundle{}, fmt.Errorf("looking for an earlier bundle: %w", err)
 		}
 		if ok {
-			return s.adopt(b, old)
+			if adopted, ok := s.adopt(b, r.Identity, old); ok {
+				return adopted, nil
+			}
 		}
 	}
 	return s.make(ctx, b, r)
@@ -162,14 +167,78 @@ func permitted(p *Permit, statement hallmark.Digest) error {
 	return nil
 }
 
-func (s *Signer) adopt(b Bundle, old []byte) (Bundle, error) {
+// adopt takes a bundle that was made before, if it is one of this very
+// statement, signed by the same identity. The index that named it is believed in
+// nothing: what it says would be handed on as our signature.
+func (s *Signer) adopt(b Bundle, id Identity, old []byte) (Bundle, bool) {
 	var parsed pbundle.Bundle
-	if err := protojson.Unmarshal(old, &parsed); err != nil || len(parsed.GetVerificationMaterial().GetTlogEntries()) != 1 {
-		return Bundle{}, hallmark.Errorf(hallmark.KindInternal, "the earlier bundle of statement %s can't be read", b.Statement)
+	if err := protojson.Unmarshal(old, &parsed); err != nil {
+		return Bundle{}, false
+	}
+	material, env := parsed.GetVerificationMaterial(), parsed.GetDsseEnvelope()
+	stamps := material.GetTimestampVerificationData().GetRfc3161Timestamps()
+	if len(material.GetTlogEntries()) != 1 || len(env.GetSignatures()) != 1 || len(stamps) != 1 ||
+		!bytes.Equal(intoto.PAE(env.GetPayloadType(), env.GetPayload()), b.PAE) {
+		return Bundle{}, false
+	}
+	key, ok := s.keyOf(id, material)
+	sum := sha256.Sum256(b.PAE)
+	if !ok || !ecdsa.VerifyASN1(key, sum[:], env.GetSignatures()[0].GetSig()) {
+		return Bundle{}, false
+	}
+	var err error
+	if b.SignedAt, err = timeOf(stamps[0].GetSignedTimestamp()); err != nil {
+		return Bundle{}, false
 	}
 	b.JSON, b.Digest = old, hallmark.DigestOf(old)
-	b.LogIndex = parsed.GetVerificationMaterial().GetTlogEntries()[0].GetLogIndex()
-	return b, nil
+	b.LogIndex = material.GetTlogEntries()[0].GetLogIndex()
+	return b, true
+}
+
+// keyOf returns the key that a bundle names, if it is one of the identity's.
+func (s *Signer) keyOf(id Identity, m *pbundle.VerificationMaterial) (*ecdsa.PublicKey, bool) {
+	k := s.cfg.Keyring
+	switch id {
+	case Release:
+		return &k.artifact.PublicKey, m.GetPublicKey().GetHint() == k.Artifact().Hint
+	case Policy:
+		if own := s.cfg.PolicyKey; own != nil {
+			return &own.key.PublicKey, m.GetPublicKey().GetHint() == own.Public().Hint
+		}
+		if k.policy == nil { // administrators have their own
+			return nil, false
+		}
+		return &k.policy.PublicKey, m.GetPublicKey().GetHint() == k.Policy().Hint
+	case Observer, Builder:
+		cert, err := x509.ParseCertificate(m.GetCertificate().GetRawBytes())
+		if err != nil || cert.CheckSignatureFrom(k.ca.intermediate) != nil || len(cert.URIs) != 1 || cert.URIs[0].String() != s.san(id) {
+			return nil, false
+		}
+		key, ok := cert.PublicKey.(*ecdsa.PublicKey)
+		return key, ok
+	}
+	return nil, false
+}
+
+// san is the name in the certificate of an identity, or "" for one with a key.
+func (s *Signer) san(id Identity) string {
+	switch id {
+	case Observer:
+		return "spiffe://" + s.cfg.TrustDomain + "/observer"
+	case Builder:
+		return "spiffe://" + s.cfg.TrustDomain + "/builder/local"
+	case Release, Policy:
+	}
+	return ""
+}
+
+// timeOf reads the time of a timestamp response.
+func timeOf(response []byte) (time.Time, error) {
+	ts, err := timestamp.ParseResponse(response)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading timestamp: %w", err)
+	}
+	return ts.Time.UTC(), nil
 }
 
 func (s *Signer) make(ctx context.Context, b Bundle, r Request) (Bundle, error) {
@@ -226,7 +295,8 @@ func (s *Signer) make(ctx context.Context, b Bundle, r Request) (Bundle, error) 
 	}
 	b.JSON = compact.Bytes()
 	b.Digest, b.LogIndex = hallmark.DigestOf(b.JSON), entry.GetLogIndex()
-	return b, nil
+	b.SignedAt, err = timeOf(stamp)
+	return b, err
 }
 
 // credential returns the key of an identity and, for workloads, a certificate
@@ -245,6 +315,8 @@ func (s *Signer) credential(id Identity, at time.Time) (*ecdsa.PrivateKey, *x509
 		}
 		return s.cfg.Keyring.policy, nil, nil
 	case Observer, Builder:
+	default:
+		return nil, nil, hallmark.Errorf(hallmark.KindInternal, "identity %d has no key", id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,8 +327,7 @@ func (s *Signer) credential(id Identity, at time.Time) (*ecdsa.PrivateKey, *x509
 	if err != nil {
 		return nil, nil, fmt.Errorf("generating a signing key: %w", err)
 	}
-	san := "spiffe://" + s.cfg.TrustDomain + map[Identity]string{Observer: "/observer", Builder: "/builder/local"}[id]
-	cert, err := s.cfg.Keyring.issue(san, key.Public(), at)
+	cert, err := s.cfg.Keyring.issue(s.san(id), key.Public(), at)
 	if err != nil {
 		return nil, nil, err
 	}

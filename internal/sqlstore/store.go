@@ -15,8 +15,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/hallmark-sc/hallmark"
@@ -56,18 +58,42 @@ CREATE TABLE IF NOT EXISTS stage (
 ) WITHOUT ROWID;
 `
 
-// Open opens or makes the database.
+// Open opens or makes the database, which only its owner can read: it holds
+// findings. A file that is no such database is not touched.
 func Open(cfg Config) (*Store, error) {
+	s, err := open(cfg)
+	if err != nil {
+		return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "opening index %s: %w", cfg.Path, err),
+			"the index is made again from log and blobs: move "+cfg.Path+" and its -wal and -shm away, then hallmark log fsck --rebuild")
+	}
+	return s, nil
+}
+
+func open(cfg Config) (*Store, error) {
+	f, err := os.OpenFile(cfg.Path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = hallmark.Errorf(hallmark.KindInvalid, "not a regular file")
+	}
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		err = f.Chmod(0o600) // made by an earlier version; what SQLite makes beside it gets the same mode
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
 	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(30000)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: cfg.Path}).EscapedPath()+"?"+q.Encode())
 	if err != nil {
-		return nil, fmt.Errorf("opening index %s: %w", cfg.Path, err)
+		return nil, err
 	}
 	db.SetMaxOpenConns(4)
 	s := &Store{db: db}
 	if err := s.migrate(context.Background()); err != nil {
 		db.Close()
-		return nil, fmt.Errorf("opening index %s: %w", cfg.Path, err)
+		return nil, err
 	}
 	return s, nil
 }
@@ -119,9 +145,10 @@ func (s *Store) Leaf(ctx context.Context, leafHash []byte) (uint64, bool, error)
 	return uint64(at), true, nil
 }
 
-// PutLeaf remembers a leaf; the first index wins.
+// PutLeaf remembers a leaf; the first index wins. Another leaf at that index is
+// an error: one of the two is not what the log holds.
 func (s *Store) PutLeaf(ctx context.Context, leafHash []byte, index uint64, statement hallmark.Digest) error {
-	if _, err := s.db.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+	if _, err := s.db.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?) ON CONFLICT (hash) DO NOTHING",
 		leafHash, int64(index), string(statement)); err != nil {
 		return fmt.Errorf("indexing leaf %d: %w", index, err)
 	}
@@ -151,7 +178,8 @@ type Row struct {
 	Subjects  []string  // "algorithm:value"
 }
 
-// PutStatement indexes a bundle and the subjects of its statement.
+// PutStatement indexes a bundle and the subjects of its statement. A statement
+// that is indexed already gets the new bundle: the old one was lost or is this.
 func (s *Store) PutStatement(ctx context.Context, r Row) error {
 	err := s.inTx(ctx, func(tx *sql.Tx) error { return putStatement(ctx, tx, r) })
 	if err != nil {
@@ -161,7 +189,7 @@ func (s *Store) PutStatement(ctx context.Context, r Row) error {
 }
 
 func putStatement(ctx context.Context, tx *sql.Tx, r Row) error {
-	if _, err := tx.ExecContext(ctx, "INSERT INTO statement (digest, bundle, predicate, signer, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+	if _, err := tx.ExecContext(ctx, "INSERT INTO statement (digest, bundle, predicate, signer, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET bundle = excluded.bundle, predicate = excluded.predicate, signer = excluded.signer, at = excluded.at",
 		string(r.Statement), string(r.Bundle), r.Predicate, r.Signer, r.At.UnixNano()); err != nil {
 		return err
 	}
@@ -244,7 +272,8 @@ type LeafRow struct {
 	Statement hallmark.Digest
 }
 
-// Rebuild replaces all that comes from log and blobs, in one transaction.
+// Rebuild replaces all that comes from log and blobs, in one transaction. A leaf
+// that stands in the log twice, as after a crash, is indexed at its first place.
 func (s *Store) Rebuild(ctx context.Context, leaves []LeafRow, rows []Row) error {
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		for _, table := range []string{"leaf", "statement", "subject"} {
@@ -253,7 +282,7 @@ func (s *Store) Rebuild(ctx context.Context, leaves []LeafRow, rows []Row) error
 			}
 		}
 		for _, l := range leaves {
-			if _, err := tx.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?)", l.Hash, int64(l.Index), string(l.Statement)); err != nil {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?) ON CONFLICT (hash) DO NOTHING", l.Hash, int64(l.Index), string(l.Statement)); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	flog "github.com/transparency-dev/formats/log"
 	"github.com/transparency-dev/merkle/proof"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 )
 
 // Head is a tree head that was signed.
@@ -39,7 +41,11 @@ type Guard interface {
 }
 
 // FileGuard keeps heads in one file. The log's lock serializes its use.
-type FileGuard struct{ path string }
+type FileGuard struct {
+	path string
+	disk durable.Disk
+	once sync.Once // sweeps before the first write
+}
 
 // NewFileGuard names the file; it appears with the first head.
 func NewFileGuard(path string) *FileGuard { return &FileGuard{path: path} }
@@ -79,24 +85,14 @@ func (g *FileGuard) Advance(ctx context.Context, origin string, step func(old *H
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(g.path), ".part-*")
+	g.once.Do(func() { err = durable.Sweep(filepath.Dir(g.path)) })
 	if err != nil {
+		return fmt.Errorf("sweeping beside the fork guard: %w", err)
+	}
+	if err := g.disk.Replace(g.path, b, 0o600); err != nil {
 		return fmt.Errorf("writing fork guard: %w", err)
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing fork guard: %w", err)
-	}
-	if err := os.Rename(f.Name(), g.path); err != nil {
-		return fmt.Errorf("writing fork guard: %w", err)
-	}
-	d, err := os.Open(filepath.Dir(g.path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }
 
 // guardedSigner signs a checkpoint only after the guard accepted its head: a
@@ -106,10 +102,22 @@ type guardedSigner struct {
 	guard  Guard
 	reader *Reader
 	origin string
+	told   func(error) // hears how each signing ended: who waits for a checkpoint must know
+
+	mu   sync.Mutex
+	last Head // the newest head that this process signed; guarded by mu
 }
 
 // Sign implements note.Signer.
 func (s *guardedSigner) Sign(msg []byte) ([]byte, error) {
+	sig, err := s.sign(msg)
+	s.told(err)
+	return sig, err
+}
+
+func (s *guardedSigner) sign(msg []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var cp flog.Checkpoint
 	if _, err := cp.Unmarshal(msg); err != nil {
 		return nil, fmt.Errorf("reading the checkpoint to sign: %w", err)
@@ -118,13 +126,17 @@ func (s *guardedSigner) Sign(msg []byte) ([]byte, error) {
 		return nil, hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "checkpoint of %q, not %q", cp.Origin, s.origin)
 	}
 	ctx := context.Background()
+	next := Head{Origin: s.origin, Size: cp.Size, Root: cp.Hash}
 	err := s.guard.Advance(ctx, s.origin, func(old *Head) (Head, error) {
-		next := Head{Origin: s.origin, Size: cp.Size, Root: cp.Hash}
+		if s.last.Size > 0 && (old == nil || old.Size < s.last.Size) {
+			return Head{}, hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "the fork guard lost the head of %d entries while the log was open", s.last.Size)
+		}
 		return next, s.reader.follows(ctx, old, next)
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.last = next
 	return s.Signer.Sign(msg)
 }
 
@@ -156,42 +168,60 @@ func (r *Reader) follows(ctx context.Context, old *Head, next Head) error {
 	return nil
 }
 
-// checkGuard compares the published checkpoint with the guard before anything
-// is appended. Only a log without entries may be without a guard.
-func (r *Reader) checkGuard(ctx context.Context, g Guard) error {
+// checkGuard compares the published checkpoint with the guard, and both with a
+// head that the caller knows from elsewhere, before anything is appended. Only a
+// log without entries may be without a guard.
+func (r *Reader) checkGuard(ctx context.Context, g Guard, known Head) error {
+	if known.Size > 0 && known.Origin != r.origin {
+		return hallmark.Errorf(hallmark.KindInternal, "known head of log %s, not %s", known.Origin, r.origin)
+	}
 	head, err := g.Head(ctx, r.origin)
 	if err != nil {
 		return err
 	}
+	published := Head{Origin: r.origin}
 	raw, err := r.Checkpoint(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		if head != nil && head.Size > 0 {
-			return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogTruncated, "the log has no checkpoint, but %d entries were signed before", head.Size)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if n := max(known.Size, sizeOf(head)); n > 0 {
+			return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogTruncated, "the log has no checkpoint, but %d entries were signed before", n)
 		}
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	cp, _, _, err := flog.ParseCheckpoint(raw, r.origin, r.verifier)
 	if err != nil {
 		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "reading checkpoint: %w", err)
 	}
-	if head == nil {
-		if cp.Size == 0 {
-			return nil
-		}
+	published.Size, published.Root = cp.Size, cp.Hash
+	newest := published
+	switch {
+	case head == nil && cp.Size > 0:
 		return hallmark.WithHint(
 			hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "the log has %d entries and its fork guard is missing", cp.Size),
 			"put the guard file back; without it nobody can tell whether this log was rewritten")
+	case head != nil && head.Size > cp.Size:
+		// The head is stored before the checkpoint that it is about is published,
+		// so a crash between the two leaves the guard one head ahead of the
+		// checkpoint, and the tiles of that head are there.
+		if err := r.holds(ctx, *head, published); err != nil {
+			return err
+		}
+		newest = *head
+	case head != nil:
+		if err := r.follows(ctx, head, published); err != nil {
+			return err
+		}
 	}
-	// The head is stored before the checkpoint that it is about is published, so
-	// a crash between the two leaves the guard one head ahead of the checkpoint,
-	// and the tiles of that head are there.
-	if head.Size > cp.Size {
-		return r.holds(ctx, *head, Head{Origin: r.origin, Size: cp.Size, Root: cp.Hash})
+	return r.follows(ctx, &known, newest)
+}
+
+func sizeOf(h *Head) uint64 {
+	if h == nil {
+		return 0
 	}
-	return r.follows(ctx, head, Head{Origin: r.origin, Size: cp.Size, Root: cp.Hash})
+	return h.Size
 }
 
 // holds reports whether the tiles still make up the remembered head.
@@ -209,6 +239,10 @@ func (r *Reader) holds(ctx context.Context, head, published Head) error {
 	}
 	if string(root) != string(head.Root) {
 		return lost(errors.New("the tree of that size has another root"))
+	}
+	// What is published must be the beginning of that same tree.
+	if root, err = rootOf(leaves[:published.Size]); err != nil || string(root) != string(published.Root) {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogForked, "the published tree of %d entries is not the beginning of the %d that were signed", published.Size, head.Size)
 	}
 	return nil
 }

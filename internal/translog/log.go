@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
@@ -34,14 +35,15 @@ import (
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 )
 
 // Index remembers which leaf stands where, so that an entry is never logged
-// twice. It is a cache of the log: Leaf may forget, but must not invent.
+// twice. It is a cache of the log: Leaf may forget, but must not invent. The
+// first position of a leaf is kept; two leaves in one position are an error.
 type Index interface {
 	Leaf(ctx context.Context, leafHash []byte) (index uint64, ok bool, err error)
 	PutLeaf(ctx context.Context, leafHash []byte, index uint64, statement hallmark.Digest) error
@@ -55,6 +57,10 @@ type Config struct {
 	PublicKey crypto.PublicKey
 	Guard     Guard
 	Index     Index
+	// Known is the newest head that the caller saw by another way than this
+	// directory and the guard, such as in a bundle that it verified: losing log
+	// and guard together is noticed. The zero value says that none was seen.
+	Known Head
 }
 
 // Log is an open log. It is safe for concurrent use; one process at a time.
@@ -69,9 +75,19 @@ type Log struct {
 	id       []byte
 	verifier note.Verifier
 	registry *signature.AlgorithmRegistryConfig
+
+	// alive ends with the cause for which no checkpoint will be signed any more.
+	alive  context.Context
+	freeze context.CancelCauseFunc
+
+	mu      sync.Mutex
+	trouble error // why the newest checkpoint was not signed; guarded by mu
 }
 
-const checkpointInterval = 100 * time.Millisecond // Tessera's minimum on POSIX
+const (
+	checkpointInterval = 100 * time.Millisecond // Tessera's minimum on POSIX
+	publishTimeout     = time.Minute            // after which an entry is not waited for
+)
 
 // Open opens the log for appending, waiting for another process that holds it
 // until ctx ends. It refuses a log that is behind what the guard remembers.
@@ -92,8 +108,8 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making algorithm registry: %w", err)
 	}
-	if l.lock, err = lockFile(ctx, filepath.Clean(cfg.Dir)+".lock"); err != nil {
-		return nil, err
+	if l.lock, err = durable.Lock(ctx, filepath.Clean(cfg.Dir)+".lock"); err != nil {
+		return nil, hallmark.Errorf(hallmark.KindUnavailable, "opening the log: %w", err)
 	}
 	if err := l.start(); err != nil {
 		l.lock.Close()
@@ -107,7 +123,7 @@ func (l *Log) start() error {
 	if err != nil {
 		return err
 	}
-	if err := r.checkGuard(context.Background(), l.cfg.Guard); err != nil {
+	if err := r.checkGuard(context.Background(), l.cfg.Guard, l.cfg.Known); err != nil {
 		return err
 	}
 	// The appender outlives the context of whoever opened the log, and ends with
@@ -119,7 +135,8 @@ func (l *Log) start() error {
 		cancel()
 		return fmt.Errorf("opening log storage %s: %w", l.cfg.Dir, err)
 	}
-	signer := &guardedSigner{Signer: l.cfg.Signer, guard: l.cfg.Guard, reader: r, origin: l.cfg.Origin}
+	signer := &guardedSigner{Signer: l.cfg.Signer, guard: l.cfg.Guard, reader: r, origin: l.cfg.Origin, told: l.signed}
+	l.alive, l.freeze = context.WithCancelCause(ctx)
 	opts := tessera.NewAppendOptions().WithCheckpointSigner(signer).WithCheckpointInterval(checkpointInterval).WithBatching(256, 10*time.Millisecond)
 	l.appender, l.shutdown, l.reader, err = tessera.NewAppender(ctx, driver, opts)
 	if err != nil {
@@ -132,36 +149,14 @@ func (l *Log) start() error {
 
 // Close ends the appender and lets another process have the log.
 func (l *Log) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	err := l.shutdown(ctx)
+	var err error
+	if context.Cause(l.alive) == nil { // else nothing will be published any more: there is nothing to wait for
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		err = l.shutdown(ctx)
+	}
 	l.cancel()
 	return errors.Join(err, l.lock.Close())
-}
-
-func lockFile(ctx context.Context, path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, hallmark.Errorf(hallmark.KindInvalid, "opening log lock: %w", err)
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("locking %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, hallmark.Errorf(hallmark.KindUnavailable, "waiting for the log, which another process holds: %w", ctx.Err())
-		case <-tick.C:
-		}
-	}
 }
 
 func keyOf(origin string, pub ed25519.PublicKey) (note.Verifier, []byte, error) {
@@ -187,7 +182,8 @@ func LogID(origin string, pub ed25519.PublicKey) ([]byte, error) {
 }
 
 // Append logs an entry and returns when a published checkpoint covers it. The
-// same entry again gives the same leaf with a proof of now.
+// same entry again gives the same leaf with a proof of now. When the guard
+// refuses a checkpoint, every Append under way and to come fails with its reason.
 func (l *Log) Append(ctx context.Context, req *rekor.HashedRekordRequestV002) (*prekor.TransparencyLogEntry, error) {
 	entry, err := hashedrekord.ToLogEntry(req, l.registry)
 	if err != nil {
@@ -203,29 +199,81 @@ func (l *Log) Append(ctx context.Context, req *rekor.HashedRekordRequestV002) (*
 	}
 	te := tessera.NewEntry(body)
 	leaf := te.LeafHash()
-	at, ok, err := l.cfg.Index.Leaf(ctx, leaf)
+	index, cp, known, err := l.publish(ctx, te)
 	if err != nil {
-		return nil, fmt.Errorf("looking up leaf: %w", err)
-	}
-	future := func() (tessera.Index, error) { return tessera.Index{Index: at}, nil }
-	if !ok {
-		future = l.appender.Add(ctx, te)
-	}
-	index, cp, err := l.await.Await(ctx, future)
-	if err != nil {
-		return nil, fmt.Errorf("publishing log entry: %w", err)
+		return nil, err
 	}
 	out, err := l.prove(ctx, index.Index, cp, body, leaf)
+	if err != nil && known {
+		return nil, indexDiffers(index.Index)
+	}
 	if err != nil {
 		return nil, err
 	}
 	var sum [32]byte
 	copy(sum[:], req.GetDigest())
 	if err := l.cfg.Index.PutLeaf(ctx, leaf, index.Index, hallmark.DigestFromSum(sum)); err != nil {
-		return nil, fmt.Errorf("indexing leaf %d: %w", index.Index, err)
+		return nil, hallmark.WithHint(fmt.Errorf("indexing leaf %d: %w", index.Index, err), "hallmark log fsck --rebuild makes the index again")
 	}
 	out.KindVersion = &prekor.KindVersion{Kind: entry.GetKind(), Version: entry.GetApiVersion()}
 	return out, nil
+}
+
+// publish adds an entry, or finds it in the index, and waits for a checkpoint
+// that covers it. It gives up when no checkpoint can come.
+func (l *Log) publish(ctx context.Context, e *tessera.Entry) (at tessera.Index, cp []byte, known bool, err error) {
+	if err := context.Cause(l.alive); err != nil {
+		return at, nil, false, fmt.Errorf("publishing log entry: %w", err)
+	}
+	n, known, err := l.cfg.Index.Leaf(ctx, e.LeafHash())
+	if err != nil {
+		return at, nil, false, fmt.Errorf("looking up leaf: %w", err)
+	}
+	future := func() (tessera.Index, error) { return tessera.Index{Index: n}, nil }
+	if !known {
+		future = l.appender.Add(ctx, e)
+	} else if size, err := l.reader.IntegratedSize(ctx); err != nil || n >= size {
+		return at, nil, true, indexDiffers(n) // its checkpoint would never come
+	}
+	wait, stop := context.WithTimeout(ctx, publishTimeout)
+	defer stop()
+	defer context.AfterFunc(l.alive, stop)()
+	at, cp, err = l.await.Await(wait, future)
+	if err == nil {
+		return at, cp, known, nil
+	}
+	if cause := context.Cause(l.alive); cause != nil {
+		err = cause
+	} else if t := l.lastTrouble(); t != nil {
+		err = errors.Join(err, t)
+	}
+	if hallmark.KindOf(err) == hallmark.KindInternal {
+		err = hallmark.Errorf(hallmark.KindUnavailable, "publishing log entry: %w", err)
+	}
+	return at, nil, known, err
+}
+
+func indexDiffers(at uint64) error {
+	return hallmark.WithHint(
+		hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index says that an entry stands at %d of the log, and it does not", at),
+		"hallmark log fsck --rebuild")
+}
+
+// signed notes how the signing of a checkpoint ended. A denial is final: every
+// tree that grows from this one would be denied as well.
+func (l *Log) signed(err error) {
+	l.mu.Lock()
+	l.trouble = err
+	l.mu.Unlock()
+	if err != nil && hallmark.KindOf(err) == hallmark.KindDenied {
+		l.freeze(err)
+	}
+}
+
+func (l *Log) lastTrouble() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.trouble
 }
 
 func (l *Log) prove(ctx context.Context, index uint64, cpRaw, body, leaf []byte) (*prekor.TransparencyLogEntry, error) {

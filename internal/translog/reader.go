@@ -64,7 +64,7 @@ func (r *Reader) tile(ctx context.Context, level, index uint64, p uint8) ([]byte
 	return r.files.ReadTile(ctx, level, index, p)
 }
 
-// Size is the size of the newest checkpoint whose signature verifies.
+// head is the newest checkpoint, whose signature verifies.
 func (r *Reader) head(ctx context.Context) (Head, []byte, error) {
 	raw, err := r.Checkpoint(ctx)
 	if err != nil {
@@ -79,7 +79,12 @@ func (r *Reader) head(ctx context.Context) (Head, []byte, error) {
 
 // Entries calls fn for every entry below size, in order.
 func (r *Reader) Entries(ctx context.Context, size uint64, fn func(index uint64, body []byte) error) error {
-	for from := uint64(0); from < size; {
+	return r.entries(ctx, 0, size, fn)
+}
+
+// entries reads from an index on; one bundle holds 256.
+func (r *Reader) entries(ctx context.Context, from, size uint64, fn func(index uint64, body []byte) error) error {
+	for from < size {
 		bundle := from / layout.EntryBundleWidth
 		raw, err := r.files.ReadEntryBundle(ctx, bundle, layout.PartialTileSize(0, bundle, size))
 		if err != nil {
@@ -179,12 +184,9 @@ func (r *Reader) Prove(ctx context.Context, index uint64) (*prekor.TransparencyL
 	}
 	var body []byte
 	stop := errors.New("found")
-	err = r.Entries(ctx, head.Size, func(i uint64, b []byte) error {
-		if i == index {
-			body = b
-			return stop
-		}
-		return nil
+	err = r.entries(ctx, index, head.Size, func(_ uint64, b []byte) error {
+		body = b
+		return stop
 	})
 	if err != nil && !errors.Is(err, stop) {
 		return nil, err
@@ -226,14 +228,14 @@ type Blobs interface {
 }
 
 // Fsck recomputes the tree from its entries and compares it with tiles,
-// checkpoint and guard; every leaf's payload must be a blob. It names the first
-// entry that is wrong.
-func (r *Reader) Fsck(ctx context.Context, guard Guard, blobs Blobs) (Report, error) {
+// checkpoint, guard and a head known from elsewhere (see Config.Known); every
+// leaf's payload must be a blob. It names the first entry that is wrong.
+func (r *Reader) Fsck(ctx context.Context, guard Guard, known Head, blobs Blobs) (Report, error) {
 	var rep Report
 	add := func(code hallmark.Code, index int64, format string, args ...any) {
 		rep.Problems = append(rep.Problems, Problem{Code: code, Index: index, Message: fmt.Sprintf(format, args...)})
 	}
-	if err := r.checkGuard(ctx, guard); err != nil {
+	if err := r.checkGuard(ctx, guard, known); err != nil {
 		code := hallmark.CodeOf(err)
 		if code == "" {
 			return rep, err
@@ -287,6 +289,34 @@ func (r *Reader) Fsck(ctx context.Context, guard Guard, blobs Blobs) (Report, er
 		}
 	}
 	return rep, nil
+}
+
+// CheckIndex compares the index with the first size entries of the log. It counts
+// what the index forgot, as a killed process leaves it, and names what it
+// invents. Either is mended by making the index again from the log.
+func (r *Reader) CheckIndex(ctx context.Context, size uint64, index Index) (forgotten int, invented []Problem, err error) {
+	first := map[string]uint64{}
+	err = r.Entries(ctx, size, func(i uint64, body []byte) error {
+		leaf := rfc6962.DefaultHasher.HashLeaf(body)
+		want := i
+		if n, ok := first[string(leaf)]; ok {
+			want = n // an entry that was logged twice stands in the index once
+		} else {
+			first[string(leaf)] = i
+		}
+		at, ok, err := index.Leaf(ctx, leaf)
+		if err != nil {
+			return fmt.Errorf("looking up leaf %d: %w", i, err)
+		}
+		switch {
+		case !ok:
+			forgotten++
+		case at != want:
+			invented = append(invented, Problem{Code: hallmark.CodeLogIndexDiffers, Index: int64(i), Message: fmt.Sprintf("the index has the entry at %d", at)})
+		}
+		return nil
+	})
+	return forgotten, invented, err
 }
 
 // StatementOf returns the digest that an entry of the kind hashedrekord 0.0.2 is
