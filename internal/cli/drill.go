@@ -33,9 +33,19 @@ The drills are ` + strings.Join(drill.Attacks(), " ") + `.`,
 			if err != nil {
 				return err
 			}
-			ok, err := drill.Run(cmd.Context(), drill.Config{Attacks: args, Parameters: parameters, Report: s.drillResult})
+			runs, good := 0, 0
+			ok, err := drill.Run(cmd.Context(), drill.Config{Attacks: args, Parameters: parameters, Report: func(r drill.Result) {
+				runs++
+				if r.OK {
+					good++
+				}
+				s.drillResult(r)
+			}})
 			if err != nil {
 				return err
+			}
+			if !s.json {
+				s.print("%d of %d runs ended as they should", good, runs)
 			}
 			if !ok {
 				return errDenied

@@ -130,10 +130,10 @@ func swapPrivate(ctx context.Context, g *ground, c Control) (effect, error) {
 	if !swapped {
 		return effect{}, fmt.Errorf("the file was not swapped while the step ran: %s", f.codes())
 	}
-	if f.denied(hallmark.CodeSourceChangedInside) && f.artifact("app") == nil {
-		return effect{reason: hallmark.CodeSourceChangedInside, detail: "bytes and times were as before, the change time was not"}, nil
+	if f.artifact("app") != nil {
+		return f.sourceEffect("")
 	}
-	return f.sourceEffect("")
+	return effect{reason: hallmark.CodeSourceChangedInside, detail: "bytes and times were as before, the change time was not"}, f.denied(ctx, hallmark.CodeSourceChangedInside)
 }
 
 // sourceEffect compares the artifact with what the commit says.

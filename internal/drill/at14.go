@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -266,7 +267,7 @@ func dropProvenance(ctx context.Context, g *ground, c Control) (effect, error) {
 	}
 	p, ok, err := f.provenance("key")
 	if err != nil || !ok {
-		return effect{}, fmt.Errorf("there is no provenance to look at (%s): %w", f.codes(), err)
+		return effect{}, errors.Join(fmt.Errorf("there is no provenance to look at: %s", f.codes()), err)
 	}
 	dropped := f.artifact("provenance.json")
 	if !bytes.Contains(dropped, []byte(trustedRepository)) {
@@ -335,13 +336,10 @@ func failedBuild(ctx context.Context, g *ground, c Control) (effect, error) {
 	}
 	for _, e := range f.Evidence {
 		if s, err := g.verifier.Verify(e.JSON); err != nil || s.PredicateType() == intoto.PredicateProvenance {
-			return effect{}, fmt.Errorf("the evidence holds provenance after all, or does not verify: %w", err)
+			return effect{}, errors.Join(errors.New("the evidence holds provenance after all, or does not verify"), err)
 		}
 	}
-	if !f.denied(hallmark.CodeBuildStepFailed) {
-		return effect{}, fmt.Errorf("the build did not fail as it should: %s", f.codes())
-	}
-	return effect{reason: hallmark.CodeBuildStepFailed, detail: "signed evidence of the failure, and no provenance"}, nil
+	return effect{reason: hallmark.CodeBuildStepFailed, detail: "signed evidence of the failure, and no provenance"}, f.denied(ctx, hallmark.CodeBuildStepFailed)
 }
 
 func ownStatus(ctx context.Context, g *ground, c Control) (effect, error) {
@@ -367,10 +365,7 @@ func ownStatus(ctx context.Context, g *ground, c Control) (effect, error) {
 			return effect{done: true, detail: "a failing test counts as passed"}, nil
 		}
 	}
-	if !f.denied(hallmark.CodeTestFailed) {
-		return effect{}, fmt.Errorf("the test did not fail as it should: %s", f.codes())
-	}
-	return effect{reason: hallmark.CodeTestFailed, detail: "exit code 7, as the kernel said"}, nil
+	return effect{reason: hallmark.CodeTestFailed, detail: "exit code 7, as the kernel said"}, f.denied(ctx, hallmark.CodeTestFailed)
 }
 
 // declared takes the repository's name from what its own configuration says.
@@ -468,10 +463,10 @@ func linkToKey(ctx context.Context, g *ground, c Control) (effect, error) {
 	if bytes.Equal(f.artifact("app"), s.key) {
 		return effect{done: true, detail: "the private key is the artifact"}, nil
 	}
-	if !f.denied(hallmark.CodePipelineArtifactName) || f.artifact("app") != nil {
-		return effect{}, fmt.Errorf("the link was not refused: %s", f.codes())
+	if f.artifact("app") != nil {
+		return effect{}, fmt.Errorf("something was collected, and it is not the key: %s", f.codes())
 	}
-	return effect{reason: hallmark.CodePipelineArtifactName, detail: "nothing was collected"}, nil
+	return effect{reason: hallmark.CodePipelineArtifactName, detail: "nothing was collected"}, f.denied(ctx, hallmark.CodePipelineArtifactName)
 }
 
 // follow collects whatever the names lead to.

@@ -153,7 +153,7 @@ func (g *ground) release(ctx context.Context) (finished, error) {
 		b := &box{dir: f.Out, artifact: "app", resource: pipeline.ResourceURI(f.Revision), state: g.path("states", "good")}
 		e, err := b.verify(ctx, g)
 		if err != nil || !e.done {
-			return f, fmt.Errorf("the good release is not allowed: %s %s: %w", e.reason, e.detail, err)
+			return f, errors.Join(fmt.Errorf("the good release is not allowed: %s %s", e.reason, e.detail), err)
 		}
 		if err := (consumer{pin: g.roots, resource: b.resource}).accept(b.dir, b.artifact); err != nil {
 			return f, fmt.Errorf("the simple consumer does not take the good release: %w", err)
@@ -399,7 +399,7 @@ func oldPolicy(ctx context.Context, g *ground, b *box) error {
 	newer := &box{dir: f.Out, artifact: "app", resource: pipeline.ResourceURI(f.Revision), state: b.state}
 	e, err := newer.verify(ctx, g)
 	if err != nil || !e.done {
-		return fmt.Errorf("the newer release is not allowed: %s %s: %w", e.reason, e.detail, err)
+		return errors.Join(fmt.Errorf("the newer release is not allowed: %s %s", e.reason, e.detail), err)
 	}
 	b.floor = state.Version
 	return nil

@@ -273,10 +273,27 @@ func (f finished) provenance(name string) (p intoto.Provenance, ok bool, err err
 	return p, err == nil, err
 }
 
-// denied reports whether the verdict is a denial for this reason.
-func (f finished) denied(code hallmark.Code) bool {
+// denied returns nil when the verdict is a denial for this reason which also
+// stands as evidence: signed and logged, and anyone with the pinned roots
+// computes it again.
+func (f finished) denied(ctx context.Context, code hallmark.Code) error {
 	d := f.Verdict.Decision
-	return !d.Allowed() && slices.ContainsFunc(d.Reasons, func(r hallmark.Reason) bool { return r.Code == code })
+	if d.Allowed() || !slices.ContainsFunc(d.Reasons, func(r hallmark.Reason) bool { return r.Code == code }) {
+		return fmt.Errorf("want a denial for %s: %s", code, f.codes())
+	}
+	s, err := f.g.verifier.Verify(f.VSA.JSON)
+	if err != nil {
+		return fmt.Errorf("verifying the summary of the denial: %w", err)
+	}
+	v, err := intoto.DecodePredicate[intoto.VSA](s.Statement())
+	if err != nil || v.VerificationResult != "FAILED" {
+		return errors.Join(fmt.Errorf("the signed summary of the denial says %q", v.VerificationResult), err)
+	}
+	again, err := app.Replay(ctx, app.VerifyConfig{Home: f.g.home.Home, Artifact: filepath.Join(f.Out, "verdict.json"), Evidence: f.Out, State: f.g.path("states", "replay")})
+	if err != nil || !again.Equal {
+		return errors.Join(fmt.Errorf("the denial is not computed again: %q", again.Differences), err)
+	}
+	return nil
 }
 
 // codes lists the reasons of the verdict, for people.
