@@ -189,3 +189,13 @@ func target(root *os.Root, p string) string {
 	}
 	return ""
 }
+
+// ownGo reports whether a module has Go files of its own, in no module below it.
+func (t tree) ownGo(module string) bool {
+	below := func(m, file string) bool { return m == "." || strings.HasPrefix(file, m+"/") }
+	return slices.ContainsFunc(t.files["Go"], func(f string) bool {
+		return below(module, f) && !slices.ContainsFunc(t.modules, func(m string) bool {
+			return m != module && below(module, m+"/") && below(m, f)
+		})
+	})
+}

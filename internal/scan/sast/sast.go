@@ -209,6 +209,9 @@ func analyse(dir string, uncovered hallmark.Severity, covered []string, out *sca
 		if slices.Contains(strings.Split(rel, "/"), "testdata") {
 			continue // the go command ignores it too
 		}
+		if !t.ownGo(rel) {
+			continue // it only pins tools, and holds no code
+		}
 		findings, files, missed, err := golang(filepath.Join(dir, filepath.FromSlash(rel)), rel)
 		if err != nil {
 			return err
