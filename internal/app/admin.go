@@ -280,8 +280,9 @@ func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error)
 }
 
 // rebuild makes the index again: leaves from the log, bundles from the blobs
-// that verify as such. Of several bundles of one statement the first in the log
-// counts. It returns blobs that are not what their name says.
+// that verify as such. Of several bundles of one statement the last in the log
+// counts: it was made because the ones before were of no use. It returns blobs
+// that are not what their name says.
 func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) ([]translog.Problem, error) {
 	var leaves []sqlstore.LeafRow
 	err := r.Entries(ctx, size, func(i uint64, body []byte) error {
@@ -316,7 +317,7 @@ func (h *Home) rebuild(ctx context.Context, r *translog.Reader, size uint64) ([]
 		if err != nil {
 			return nil //nolint:nilerr // not one of our bundles: the index only holds what verifies
 		}
-		if old, ok := found[s.Digest()]; !ok || s.LogIndex() < old.LogIndex() {
+		if old, ok := found[s.Digest()]; !ok || s.LogIndex() > old.LogIndex() {
 			found[s.Digest()] = s
 		}
 		return nil

@@ -361,6 +361,16 @@ func TestApprovals(t *testing.T) {
 	if v, err := l.inForce(); v != 2 || err != nil {
 		t.Errorf("version %d in force, %v: want 2", v, err)
 	}
+	// Neither does it when index and policy are made again from log and blobs.
+	if err := os.Remove(filepath.Join(l.home, bundlesFile)); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := LogFsck(t.Context(), l.home, true); err != nil || !rep.Rebuilt || len(rep.Problems) > 0 {
+		t.Errorf("rebuilding: %+v, %v", rep, err)
+	}
+	if v, err := l.inForce(); v != 2 || err != nil {
+		t.Errorf("version %d in force after rebuilding, %v: want 2", v, err)
+	}
 }
 
 // TestAdoptionFails: while the new policy can't be written the old one stays in

@@ -96,7 +96,12 @@ func statements(t *testing.T) map[string]intoto.Statement {
 	add("vsa-passed")(attest.VSA(s))
 	s.Allowed = false
 	add("vsa-failed")(attest.VSA(s))
-	add("genesis")(attest.GenesisStatement(attest.Genesis{Mode: "single-operator", Administrators: []string{"ada"}, Threshold: 1, TrustDomain: "a.test", Policy: digest("policy"), Roots: digest("roots"), TrustedRoot: digest("trusted"), CreatedOn: at(0)}))
+	g := attest.Genesis{Mode: "single-operator", Administrators: []string{"ada"}, PolicyKeys: []attest.PolicyKey{{Administrator: "ada", Hint: "h", PublicKey: "PEM"}}, Threshold: 1, TrustDomain: "a.test",
+		Policy: digest("policy"), Roots: digest("roots"), TrustedRoot: digest("trusted"), CreatedOn: at(0)}
+	add("genesis")(attest.GenesisStatement(g))
+	g.Mode, g.Administrators, g.Threshold, g.Signer = "threshold", []string{"ada", "grace"}, 2, "h"
+	add("genesis-threshold")(attest.GenesisStatement(g))
+	add("policy-approval")(attest.PolicyApproval(digest("policy"), 2, digest("policy 1"), "h"))
 	add("policy")(attest.PolicyStatement(digest("policy"), 2, digest("policy 1")))
 	return out
 }
