@@ -214,14 +214,17 @@ func LogProve(ctx context.Context, home string, index int64, statement hallmark.
 		if !ok {
 			return nil, hallmark.Errorf(hallmark.KindNotFound, "statement %s is not in the log", statement)
 		}
-		index = int64(at)
+		return h.prove(ctx, at)
 	}
+	return h.prove(ctx, uint64(index))
+}
+
+func (h *Home) prove(ctx context.Context, index uint64) ([]byte, error) {
 	r, err := h.reader()
 	if err != nil {
 		return nil, err
 	}
-	entry, err := r.ProveJSON(ctx, uint64(index))
-	return entry, err
+	return r.ProveJSON(ctx, index)
 }
 
 // FsckReport is what fsck found and did.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/intake"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
@@ -67,7 +68,7 @@ func (r *resolver) Fetch(ctx context.Context, export pipeline.Export, dest strin
 	if err != nil {
 		return pipeline.Dependencies{}, err
 	}
-	return dependencies(res), removeAll(work)
+	return dependencies(res), durable.RemoveTree(work)
 }
 
 func (r *resolver) Verify(_ context.Context, export pipeline.Export, dest string) (pipeline.Dependencies, error) {

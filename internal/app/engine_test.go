@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/build/buildtest"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/sbom"
@@ -43,7 +44,7 @@ func TestEngineContract(t *testing.T) {
 		if err := sandbox.NewScratch(scratch, r.hostID); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { removeAll(scratch) })
+		t.Cleanup(func() { durable.RemoveTree(scratch) })
 		return &engine{room: r, place: BuildPlace{Source: source, Scratch: scratch, HostID: r.hostID, Limits: r.limits}}
 	})
 }

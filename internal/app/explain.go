@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -67,7 +68,7 @@ func Explain(ctx context.Context, cfg VerifyConfig) (Chain, error) {
 	}
 	c := Chain{Subject: key}
 	expected := []string{"source", "secrets", "sast", "sbom", "sca", "build", "tests", "environment", "materials", "artifacts", "provenance", "verdict"}
-	slices.SortFunc(all, func(a, b verify.Statement) int { return int(a.LogIndex()) - int(b.LogIndex()) })
+	slices.SortFunc(all, func(a, b verify.Statement) int { return cmp.Compare(a.LogIndex(), b.LogIndex()) })
 	for _, link := range expected {
 		n := 0
 		for _, s := range all {

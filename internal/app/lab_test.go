@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gittest"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 )
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	if made != "" {
-		removeAll(made)
+		durable.RemoveTree(made)
 	}
 	os.Exit(code)
 }

@@ -83,7 +83,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 		return pc, nil, err
 	}
 	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
-	cleanup := func() error { return errors.Join(signer.close(), removeAll(work), lock.Close()) }
+	cleanup := func() error { return errors.Join(signer.close(), durable.RemoveTree(work), lock.Close()) }
 	defer func() {
 		if err != nil {
 			cleanup()
@@ -182,7 +182,7 @@ func newRunDir(runs string) (string, *os.File, error) {
 
 // sweepRuns removes what killed runs left.
 func sweepRuns(runs string) error {
-	if err := durable.SweepDirs(runs, "", removeAll); err != nil {
+	if err := durable.SweepDirs(runs, "", durable.RemoveTree); err != nil {
 		return fmt.Errorf("sweeping %s: %w", runs, err)
 	}
 	return nil

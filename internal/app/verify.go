@@ -198,7 +198,7 @@ func (ev *evidence) trust(cfg VerifyConfig) (roots, trusted []byte, pin hallmark
 // memory remembers checkpoints for the user who verifies.
 func memory(dir string) (verify.Memory, error) {
 	if dir == "" {
-		dir = os.Getenv("XDG_STATE_HOME")
+		dir, _ = os.LookupEnv("XDG_STATE_HOME")
 		if dir == "" {
 			home, err := os.UserHomeDir()
 			if err != nil {

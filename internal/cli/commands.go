@@ -24,7 +24,7 @@ func passphraseFlag(cmd *cobra.Command, file *string) {
 
 func passphrase(file string) ([]byte, error) {
 	if file == "" {
-		file = os.Getenv("HALLMARK_PASSPHRASE_FILE")
+		file, _ = os.LookupEnv("HALLMARK_PASSPHRASE_FILE")
 	}
 	if file == "" {
 		return []byte(os.Getenv("HALLMARK_PASSPHRASE")), nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
@@ -188,7 +189,7 @@ func otherEvidence(ctx context.Context, g *ground, b *box) error {
 		return err
 	}
 	b.resource = pipeline.ResourceURI(f.Revision)
-	if err := errors.Join(removeTree(b.dir), copyTree(f.Out, b.dir)); err != nil {
+	if err := errors.Join(durable.RemoveTree(b.dir), copyTree(f.Out, b.dir)); err != nil {
 		return err
 	}
 	return b.write(b.artifact, []byte(goodBytes))
@@ -199,7 +200,7 @@ func otherPackage(ctx context.Context, g *ground, b *box) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(removeTree(b.dir), copyTree(f.Out, b.dir))
+	return errors.Join(durable.RemoveTree(b.dir), copyTree(f.Out, b.dir))
 }
 
 func (g *ground) other(ctx context.Context) (finished, error) {
@@ -379,7 +380,7 @@ func ownRoots(ctx context.Context, g *ground, b *box) error {
 		return err
 	}
 	b.resource = pipeline.ResourceURI(f.Revision)
-	return errors.Join(removeTree(b.dir), copyTree(f.Out, b.dir))
+	return errors.Join(durable.RemoveTree(b.dir), copyTree(f.Out, b.dir))
 }
 
 // oldPolicy lets the consumer see a release under a newer policy first.

@@ -6,8 +6,10 @@ package drill
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/verify"
@@ -73,7 +76,7 @@ func at19() []Case {
 // entries are. Cases work on copies.
 type history struct {
 	now, before string // homes
-	size        uint64 // of the log of before
+	size        int64  // of the log of before
 	ledger      []hallmark.Digest
 	last        []byte // newest bundle
 }
@@ -97,7 +100,7 @@ func (g *ground) history(ctx context.Context) (history, error) {
 				return h, err
 			}
 			if what == "first" {
-				h.size = uint64(b.LogIndex)
+				h.size = b.LogIndex
 			}
 			h.ledger, h.last = append(h.ledger, b.Statement), b.JSON
 		}
@@ -176,7 +179,11 @@ func entries(home app.Layout, change func(all [][]byte) error) error {
 		}
 		var out []byte
 		for _, e := range b.Entries {
-			out = append(out, byte(len(e)>>8), byte(len(e)))
+			size := len(e)
+			if size > math.MaxUint16 {
+				return fmt.Errorf("an entry of %d bytes", size)
+			}
+			out = binary.BigEndian.AppendUint16(out, uint16(size))
 			out = append(out, e...)
 		}
 		if err := errors.Join(os.Chmod(f, 0o644), os.WriteFile(f, out, 0o644)); err != nil {
@@ -224,7 +231,7 @@ func truncate(h history, home app.Layout) (int64, error) {
 }
 
 func restoreLog(h history, home app.Layout) error {
-	if err := removeTree(home.Log()); err != nil {
+	if err := durable.RemoveTree(home.Log()); err != nil {
 		return err
 	}
 	return copyTree(app.Layout{Home: h.before}.Log(), home.Log())
@@ -232,7 +239,7 @@ func restoreLog(h history, home app.Layout) error {
 
 func deletePayload(h history, home app.Layout) (int64, error) {
 	d := h.ledger[1].Hex()
-	return int64(h.size) + 1, os.Remove(filepath.Join(home.Blobs(), "sha256", d[:2], d))
+	return h.size + 1, os.Remove(filepath.Join(home.Blobs(), "sha256", d[:2], d))
 }
 
 // olderCopy puts everything but the guard back as it was, and asks the home to
@@ -247,7 +254,7 @@ func olderCopy(ctx context.Context, g *ground, c Control) (effect, error) {
 		return effect{}, err
 	}
 	guard := app.Layout{Home: home}.Guard()
-	if err := errors.Join(removeTree(guard), copyTree(app.Layout{Home: h.now}.Guard(), guard)); err != nil {
+	if err := errors.Join(durable.RemoveTree(guard), copyTree(app.Layout{Home: h.now}.Guard(), guard)); err != nil {
 		return effect{}, err
 	}
 	return h.grow(ctx, home, c)
@@ -262,7 +269,7 @@ func deleteGuard(ctx context.Context, g *ground, c Control) (effect, error) {
 	if err != nil {
 		return effect{}, err
 	}
-	if err := removeTree(app.Layout{Home: home}.Guard()); err != nil {
+	if err := durable.RemoveTree(app.Layout{Home: home}.Guard()); err != nil {
 		return effect{}, err
 	}
 	return h.grow(ctx, home, c)
@@ -289,7 +296,7 @@ func (h history) grow(ctx context.Context, home string, c Control) (effect, erro
 	if err = errors.Join(err, l.close()); err != nil {
 		return effect{}, err
 	}
-	if uint64(b.LogIndex) != h.size || b.Statement == h.ledger[0] {
+	if b.LogIndex != h.size || b.Statement == h.ledger[0] {
 		return effect{}, fmt.Errorf("the entry stands at %d, not in the place of another at %d", b.LogIndex, h.size)
 	}
 	return effect{done: true, detail: fmt.Sprintf("another entry was signed and logged at index %d", h.size)}, nil
@@ -298,7 +305,7 @@ func (h history) grow(ctx context.Context, home string, c Control) (effect, erro
 // unchanged reports an error when the log of the older copy has grown.
 func (h history) unchanged(home string) error {
 	cp, err := checkpointOf(home)
-	if err == nil && cp.Size != h.size {
+	if err == nil && fmt.Sprint(cp.Size) != fmt.Sprint(h.size) {
 		err = fmt.Errorf("the log was denied and has %d entries, not %d", cp.Size, h.size)
 	}
 	return err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gittest"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -51,7 +52,7 @@ func makeDir() (dir string, lock *os.File, err error) {
 	for _, name := range left {
 		if f, err := os.Open(name); err == nil {
 			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-				removeTree(filepath.Dir(name)) //nolint:errcheck // the next drill tries again
+				durable.RemoveTree(filepath.Dir(name)) //nolint:errcheck // the next drill tries again
 			}
 			f.Close()
 		}
@@ -119,7 +120,7 @@ func (g *ground) close() error {
 	for _, c := range g.closers {
 		errs = append(errs, c())
 	}
-	return errors.Join(append(errs, removeTree(g.dir), g.lock.Close())...)
+	return errors.Join(append(errs, durable.RemoveTree(g.dir), g.lock.Close())...)
 }
 
 func (g *ground) path(elem ...string) string {

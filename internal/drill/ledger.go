@@ -243,12 +243,22 @@ func (g *ground) copyHome(home string) (string, error) {
 	return to, copyTree(home, to)
 }
 
+// copyTree copies directories and regular files with their permissions.
 func copyTree(from, to string) error {
-	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, p)
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	src, err := os.OpenRoot(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenRoot(to)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	return fs.WalkDir(src.FS(), ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -256,30 +266,20 @@ func copyTree(from, to string) error {
 		if err != nil {
 			return err
 		}
-		at := filepath.Join(to, rel)
 		switch {
+		case p == ".":
+			return nil
 		case d.IsDir():
-			return os.MkdirAll(at, info.Mode().Perm()|0o700)
+			return dst.Mkdir(p, info.Mode().Perm()|0o700)
 		case !d.Type().IsRegular():
 			return fmt.Errorf("copying %s: not a regular file", p)
 		}
-		b, err := os.ReadFile(p)
+		b, err := src.ReadFile(p)
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(at, b, info.Mode().Perm())
+		return dst.WriteFile(p, b, info.Mode().Perm())
 	})
-}
-
-// removeTree removes a directory whose parts may be read-only.
-func removeTree(dir string) error {
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			return os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // verifierConfig is what a verifier of the throwaway home trusts.

@@ -331,3 +331,26 @@ func SweepDirs(parent, prefix string, remove func(dir string) error) error {
 	}
 	return nil
 }
+
+// RemoveTree removes a directory whose parts may be read-only, and nothing that a
+// link in it leads to. A directory that is not there is no error.
+func RemoveTree(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil && d.IsDir() {
+			return root.Chmod(p, 0o700)
+		}
+		return nil // what can't be read is left to the removal
+	})
+	return errors.Join(err, os.RemoveAll(dir))
+}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 )
 
 // run is one revision on its way. Its fields are filled in the order of the
@@ -90,7 +90,7 @@ func (r *run) resolve() error {
 			return nil
 		}
 		// Damaged or altered: it is not mended but fetched again.
-		if err := removeTree(final); err != nil {
+		if err := durable.RemoveTree(final); err != nil {
 			return fmt.Errorf("removing altered dependencies %s: %w", final, err)
 		}
 	}
@@ -124,20 +124,6 @@ func (r *run) unresolved(start time.Time, err error) error {
 	r.depsFail = &hallmark.Reason{Code: code, Check: "build", Message: err.Error(), Fix: hallmark.HintOf(err)}
 	r.cfg.Progress(Event{Stage: "resolve", State: Finished, Outcome: hallmark.Errored, Elapsed: r.cfg.Clock().Sub(start), Detail: string(code)})
 	return nil
-}
-
-// removeTree removes a tree whose directories may be read-only.
-func removeTree(dir string) error {
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			return os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return os.RemoveAll(dir)
 }
 
 func (r *run) input() Input {

@@ -482,10 +482,11 @@ func dropPrivileges() error {
 
 func installFilter() (int, error) {
 	prog := filter()
-	if len(prog) > math.MaxUint16 {
-		return 0, fmt.Errorf("a system call filter of %d instructions", len(prog))
+	size := len(prog)
+	if size <= 0 || size > math.MaxUint16 {
+		return 0, fmt.Errorf("a system call filter of %d instructions", size)
 	}
-	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	fprog := unix.SockFprog{Len: uint16(size), Filter: &prog[0]}
 	fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&fprog)))
 	if e != 0 {
 		return 0, fmt.Errorf("installing the system call filter: %w", e)

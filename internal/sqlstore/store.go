@@ -14,6 +14,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"time"
@@ -132,6 +133,21 @@ func (s *Store) inTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return tx.Commit()
 }
 
+// place reads a position of the log out of a row, and column writes one.
+func place(at int64) (uint64, error) {
+	if at < 0 {
+		return 0, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index says that an entry stands at %d of the log", at)
+	}
+	return uint64(at), nil
+}
+
+func column(index uint64) (int64, error) {
+	if index > math.MaxInt64 {
+		return 0, hallmark.Errorf(hallmark.KindInvalid, "no log has an entry %d", index)
+	}
+	return int64(index), nil
+}
+
 // Leaf returns the index of a leaf.
 func (s *Store) Leaf(ctx context.Context, leafHash []byte) (uint64, bool, error) {
 	var at int64
@@ -142,14 +158,19 @@ func (s *Store) Leaf(ctx context.Context, leafHash []byte) (uint64, bool, error)
 	if err != nil {
 		return 0, false, fmt.Errorf("looking up a leaf: %w", err)
 	}
-	return uint64(at), true, nil
+	index, err := place(at)
+	return index, err == nil, err
 }
 
 // PutLeaf remembers a leaf; the first index wins. Another leaf at that index is
 // an error: one of the two is not what the log holds.
 func (s *Store) PutLeaf(ctx context.Context, leafHash []byte, index uint64, statement hallmark.Digest) error {
+	at, err := column(index)
+	if err != nil {
+		return err
+	}
 	if _, err := s.db.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?) ON CONFLICT (hash) DO NOTHING",
-		leafHash, int64(index), string(statement)); err != nil {
+		leafHash, at, string(statement)); err != nil {
 		return fmt.Errorf("indexing leaf %d: %w", index, err)
 	}
 	return nil
@@ -165,7 +186,8 @@ func (s *Store) LeafOf(ctx context.Context, statement hallmark.Digest) (uint64, 
 	if err != nil {
 		return 0, false, fmt.Errorf("looking up statement %s: %w", statement, err)
 	}
-	return uint64(at), true, nil
+	index, err := place(at)
+	return index, err == nil, err
 }
 
 // Row is one statement in the index.
@@ -282,7 +304,11 @@ func (s *Store) Rebuild(ctx context.Context, leaves []LeafRow, rows []Row) error
 			}
 		}
 		for _, l := range leaves {
-			if _, err := tx.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?) ON CONFLICT (hash) DO NOTHING", l.Hash, int64(l.Index), string(l.Statement)); err != nil {
+			at, err := column(l.Index)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, "INSERT INTO leaf (hash, at, statement) VALUES (?, ?, ?) ON CONFLICT (hash) DO NOTHING", l.Hash, at, string(l.Statement)); err != nil {
 				return err
 			}
 		}

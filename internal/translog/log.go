@@ -16,6 +16,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -297,11 +298,20 @@ func proveEntry(ctx context.Context, tiles client.TileFetcherFunc, origin string
 		return nil, hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogEntryAltered, "entry %d is not in the tree of the checkpoint: %w", index, err)
 	}
 	return &prekor.TransparencyLogEntry{
-		LogIndex: int64(index), LogId: &pcommon.LogId{KeyId: id}, KindVersion: &prekor.KindVersion{Kind: "hashedrekord", Version: "0.0.2"},
+		LogIndex: signed(index), LogId: &pcommon.LogId{KeyId: id}, KindVersion: &prekor.KindVersion{Kind: "hashedrekord", Version: "0.0.2"},
 		InclusionProof: &prekor.InclusionProof{
-			LogIndex: int64(index), RootHash: cp.Hash, TreeSize: int64(cp.Size), Hashes: hashes,
+			LogIndex: signed(index), RootHash: cp.Hash, TreeSize: signed(cp.Size), Hashes: hashes,
 			Checkpoint: &prekor.Checkpoint{Envelope: string(cpRaw)},
 		},
 		CanonicalizedBody: body,
 	}, nil
+}
+
+// signed is a position as Sigstore's messages and our reports write it; -1 is one
+// that no log has.
+func signed(position uint64) int64 {
+	if position > math.MaxInt64 {
+		return -1
+	}
+	return int64(position)
 }

@@ -262,22 +262,22 @@ func (r *Reader) Fsck(ctx context.Context, guard Guard, known Head, blobs Blobs)
 		leaves = append(leaves, leaf)
 		if tileErr == nil && string(tiles[i]) != string(leaf) {
 			if !altered {
-				add(hallmark.CodeLogEntryAltered, int64(i), "the entry is not the one in the tree")
+				add(hallmark.CodeLogEntryAltered, signed(i), "the entry is not the one in the tree")
 			}
 			altered = true
 			return nil
 		}
 		d, err := StatementOf(body)
 		if err != nil {
-			add(hallmark.CodeLogEntryAltered, int64(i), "%s", short(err))
+			add(hallmark.CodeLogEntryAltered, signed(i), "%s", short(err))
 		} else if _, err := blobs.Get(ctx, d); err != nil {
-			add(hallmark.CodeEvidenceMissing, int64(i), "the payload of statement %s: %s", d, short(err))
+			add(hallmark.CodeEvidenceMissing, signed(i), "the payload of statement %s: %s", d, short(err))
 		}
 		return nil
 	})
 	var bad *badEntry
 	if errors.As(err, &bad) {
-		add(hallmark.CodeLogEntryAltered, int64(bad.index), "%s", short(bad))
+		add(hallmark.CodeLogEntryAltered, signed(bad.index), "%s", short(bad))
 		return rep, nil
 	}
 	if err != nil {
@@ -312,7 +312,7 @@ func (r *Reader) CheckIndex(ctx context.Context, size uint64, index Index) (forg
 		case !ok:
 			forgotten++
 		case at != want:
-			invented = append(invented, Problem{Code: hallmark.CodeLogIndexDiffers, Index: int64(i), Message: fmt.Sprintf("the index has the entry at %d", at)})
+			invented = append(invented, Problem{Code: hallmark.CodeLogIndexDiffers, Index: signed(i), Message: fmt.Sprintf("the index has the entry at %d", at)})
 		}
 		return nil
 	})

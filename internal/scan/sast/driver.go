@@ -6,6 +6,7 @@ package sast
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -417,7 +418,12 @@ func (r *toolRun) copyProgram(from, to string) (*complaint, error) {
 	if got := hallmark.DigestOf(b); got != r.e.Pins[r.d.Name] {
 		return &complaint{code: hallmark.CodeSASTDriverDigest, text: fmt.Sprintf("the program %s changed during the scan: its digest is %s", from, got)}, nil
 	}
-	if err := os.WriteFile(to, b, 0o755); err != nil {
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return nil, fmt.Errorf("copying %s: %w", from, err)
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("copying %s: %w", from, err)
 	}
 	return nil, nil

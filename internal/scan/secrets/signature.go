@@ -97,10 +97,11 @@ func isSignature(label string, b []byte) bool {
 			if !ok || len(b) < 4 {
 				return false
 			}
-			n := uint64(binary.BigEndian.Uint32(b))
-			if ok = n <= uint64(len(b)-4); ok {
-				b = b[4+n:]
+			n := int64(binary.BigEndian.Uint32(b))
+			if b = b[4:]; n > int64(len(b)) {
+				return false
 			}
+			b = b[n:]
 		}
 		return ok && len(b) == 0
 	case "PGP SIGNATURE":
