@@ -85,7 +85,7 @@ func PolicyShow(ctx context.Context, home string) (PolicyState, error) {
 	if err := h.readPolicy(); err == nil {
 		s.Version, s.Digest = h.policy.Version(), h.policy.Digest()
 		for _, p := range policy.Table() {
-			s.Parameters = append(s.Parameters, KeyValue{p.Key, h.document.Parameters[p.Key]})
+			s.Parameters = append(s.Parameters, KeyValue{p.Key, h.document.Value(p.Key)})
 		}
 		for i, b := range lines(h.policyLines) {
 			st, err := h.verifier.Verify(b)

@@ -193,7 +193,7 @@ func existing(ctx context.Context, l Layout, cfg InitConfig) (InitResult, error)
 	}
 	res.Registries = map[string]string{}
 	for _, kind := range []string{"go", "npm"} {
-		res.Registries[kind] = doc.Parameters["registries."+kind]
+		res.Registries[kind] = doc.Value("registries." + kind)
 	}
 	if doc.AllowedSigners == "" {
 		res.Warnings = append(res.Warnings, "the policy allows no signer: every commit will be denied until one is allowed")

@@ -51,6 +51,22 @@ type Parameter struct {
 	check             func(string) error
 }
 
+// added are the parameters that the first policies do not have yet: absent, they
+// have their default, so that old homes open and old verdicts can be replayed.
+func added() []string {
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools"}
+}
+
+// Value is what a parameter says, by its default where the document is older than
+// the parameter.
+func (d Document) Value(key string) string {
+	if v, ok := d.Parameters[key]; ok || !slices.Contains(added(), key) {
+		return v
+	}
+	p, _ := parameter(key)
+	return p.Default
+}
+
 // Table is every parameter there is, in the order it is shown.
 func Table() []Parameter {
 	oneOf := func(words ...string) func(string) error {
@@ -311,6 +327,9 @@ func (d Document) check() error {
 	}
 	for _, p := range Table() {
 		v, ok := d.Parameters[p.Key]
+		if !ok && slices.Contains(added(), p.Key) {
+			continue
+		}
 		if !ok {
 			return fmt.Errorf("parameter %s is missing", p.Key)
 		}
@@ -387,7 +406,10 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	}
 	next := d
 	next.Version, next.Previous, next.IssuedOn = d.Version+1, hallmark.DigestOf(old), at.UTC()
-	next.Parameters = maps.Clone(d.Parameters)
+	next.Parameters = map[string]string{}
+	for _, p := range Table() {
+		next.Parameters[p.Key] = d.Value(p.Key)
+	}
 	for _, c := range changes {
 		p, ok := parameter(c[0])
 		if !ok {
@@ -423,35 +445,34 @@ func (d Document) Typed() (Parameters, error) {
 	var p Parameters
 	var err error
 	var errs []error
-	get := d.Parameters
 	note := func(err error) {
 		if err != nil {
 			errs = append(errs, err)
 		}
 	}
-	note(p.Severity.UnmarshalText([]byte(get["findings.severity"])))
-	note(p.Confidence.UnmarshalText([]byte(get["findings.confidence"])))
-	note(p.Uncovered.UnmarshalText([]byte(get["sast.uncoveredSeverity"])))
-	p.Drivers, err = parseDrivers(get["sast.drivers"])
+	note(p.Severity.UnmarshalText([]byte(d.Value("findings.severity"))))
+	note(p.Confidence.UnmarshalText([]byte(d.Value("findings.confidence"))))
+	note(p.Uncovered.UnmarshalText([]byte(d.Value("sast.uncoveredSeverity"))))
+	p.Drivers, err = parseDrivers(d.Value("sast.drivers"))
 	note(err)
-	dur := func(k string) time.Duration { v, err := parseDuration(get[k]); note(err); return v }
-	size := func(k string) int64 { v, err := parseSize(get[k]); note(err); return v }
-	num := func(k string) int { v, err := parseNumber(get[k]); note(err); return v }
+	dur := func(k string) time.Duration { v, err := parseDuration(d.Value(k)); note(err); return v }
+	size := func(k string) int64 { v, err := parseSize(d.Value(k)); note(err); return v }
+	num := func(k string) int { v, err := parseNumber(d.Value(k)); note(err); return v }
 	p.AdvisoriesMaxAge, p.ScansMaxAge, p.ReuseMaxAge = dur("advisories.maxAge"), dur("scans.maxAge"), dur("reuse.maxAge")
 	p.BuildTimeout, p.BuildMemory, p.BuildDisk = dur("build.timeout"), size("build.memory"), size("build.disk")
 	p.BuildPIDs, p.BuildCPUs = num("build.pids"), num("build.cpus")
-	p.Required, p.Builders, p.Guarantees = splitList(get["checks.required"]), splitList(get["build.builders"]), splitList(get["build.guarantees"])
+	p.Required, p.Builders, p.Guarantees = splitList(d.Value("checks.required")), splitList(d.Value("build.builders")), splitList(d.Value("build.guarantees"))
 	p.Registries = map[string]string{}
 	for _, kind := range []string{"go", "npm"} {
-		if where, err := parseRegistry(get["registries."+kind]); err != nil {
+		if where, err := parseRegistry(d.Value("registries." + kind)); err != nil {
 			note(err)
 		} else if where != "" {
 			p.Registries[kind] = where
 		}
 	}
-	p.Tools, err = parseTools(get["build.tools"])
+	p.Tools, err = parseTools(d.Value("build.tools"))
 	note(err)
-	p.EgressAllowed = get["build.egress"] == "record"
+	p.EgressAllowed = d.Value("build.egress") == "record"
 	if len(errs) > 0 {
 		return p, hallmark.Errorf(hallmark.KindInvalid, "reading parameters: %w", errs[0])
 	}

@@ -235,3 +235,35 @@ func TestDocument(t *testing.T) {
 		}
 	}
 }
+
+// TestOlderDocument: a policy made before a parameter existed reads with its
+// default, says so everywhere, and gets it written with its next version.
+func TestOlderDocument(t *testing.T) {
+	doc := Default(Options{IssuedOn: clock})
+	for _, key := range added() {
+		delete(doc.Parameters, key)
+	}
+	b, err := doc.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := ParseDocument(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := old.Typed()
+	if err != nil || len(p.Registries) != 0 || p.Tools != nil || len(p.Drivers) != 0 {
+		t.Errorf("%+v %v", p, err)
+	}
+	next, err := old.Set([][2]string{{"build.cpus", "3"}}, clock)
+	if err != nil || next.Parameters["registries.go"] != "none" || len(next.Parameters) != len(Table()) {
+		t.Errorf("%+v %v", next.Parameters, err)
+	}
+	delete(doc.Parameters, "checks.required")
+	if b, err = doc.Encode(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseDocument(b); err == nil || !strings.Contains(err.Error(), "checks.required is missing") {
+		t.Errorf("a parameter that was always there: %v", err)
+	}
+}
