@@ -38,7 +38,7 @@ func Alias(name string, args []string, stdin io.Reader, stdout, stderr io.Writer
 	case sast.JobName:
 		err = sast.WorkerMain(args, stdout)
 	case sbom.JobName:
-		err = sbom.WorkerMain(stdout)
+		err = sbom.WorkerMain(args, stdout)
 	case vuln.JobName:
 		err = vuln.WorkerMain(stdin, stdout)
 	case intake.JobName:

@@ -151,7 +151,7 @@ func (s scanners) all() []pipeline.Scanner {
 			}
 			return wrap(sast.Scan(ctx, sast.Config{Worker: s.room, Thresholds: t, Uncovered: p.Uncovered, Clock: now, Tool: s.tool, Wall: scanWall, External: external}, in.Revision, in.Export.Dir, mounts))
 		}},
-		scannerPort{"sbom", fixed(hallmark.DigestOf([]byte("sbom-readers-v1"))), s.inventory},
+		scannerPort{"sbom", fixed(hallmark.DigestOf([]byte("sbom-readers-v2 " + goToolchain()))), s.inventory},
 		scannerPort{"sca", func() (hallmark.Digest, error) { return vuln.Fingerprint(s.home.Advisories()) }, func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 			if err := os.MkdirAll(s.home.Advisories(), 0o755); err != nil {
 				return pipeline.ScanOutput{}, fmt.Errorf("making the advisory store: %w", err)
@@ -164,7 +164,7 @@ func (s scanners) all() []pipeline.Scanner {
 // inventory runs the sbom check.
 func (s scanners) inventory(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 	rec := hallmark.CheckRecord{Check: "sbom", Revision: in.Revision, StartedOn: now(), Tool: s.tool}
-	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
+	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName, goToolchain()}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
 	if err != nil {
 		return pipeline.ScanOutput{}, err
 	}
@@ -432,6 +432,23 @@ func toolVersion(name, path string) string {
 		}
 	}
 	return filepath.Base(path)
+}
+
+// goToolchain is the version of the Go toolchain that builds, such as 1.26.3, or
+// "" where there is none.
+func goToolchain() string {
+	p, err := sandbox.Find("go")
+	if err != nil {
+		return ""
+	}
+	if p, err = filepath.EvalSymlinks(p); err != nil {
+		return ""
+	}
+	v, ok := strings.CutPrefix(toolVersion("go", p), "go")
+	if !ok {
+		return ""
+	}
+	return v
 }
 
 func platform() map[string]string {

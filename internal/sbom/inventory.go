@@ -127,8 +127,13 @@ func reader(readers map[string]filesystem.Extractor, p string) (filesystem.Extra
 	return r, ok
 }
 
-// WorkerMain is the worker: the source is at /source.
-func WorkerMain(stdout io.Writer) error {
+// WorkerMain is the worker: the source is at /source. The argument is the version
+// of the Go toolchain that builds, if there is one.
+func WorkerMain(args []string, stdout io.Writer) error {
+	toolchain := ""
+	if len(args) > 0 {
+		toolchain = args[0]
+	}
 	readers, err := manifests()
 	if err != nil {
 		return err
@@ -158,7 +163,7 @@ func WorkerMain(stdout io.Writer) error {
 		if err != nil {
 			cov.Missed = append(cov.Missed, fmt.Sprintf("%s: %s", p, err))
 		}
-		inv.Components = append(inv.Components, more...)
+		inv.Components = append(inv.Components, builtWith(toolchain, more)...)
 		return nil
 	})
 	if err != nil {
@@ -173,6 +178,19 @@ func WorkerMain(stdout io.Writer) error {
 		return err
 	}
 	return json.NewEncoder(stdout).Encode(map[string]any{"findings": []hallmark.Finding{}, "coverage": cov, "canary": canary(readers), "extra": json.RawMessage(extra)})
+}
+
+// builtWith gives the standard library of Go the version of the toolchain that
+// builds: go.mod only says the oldest that would do.
+func builtWith(toolchain string, all []Component) []Component {
+	for i, c := range all {
+		if c.Name != "stdlib" || c.Ecosystem != "Go" || toolchain == "" {
+			continue
+		}
+		all[i].Version = toolchain
+		all[i].PURL = strings.TrimSuffix(c.PURL, "@"+c.Version) + "@" + toolchain
+	}
+	return all
 }
 
 // canary reads a planted manifest whose component must be found.

@@ -42,3 +42,15 @@ func TestDeclaredIsNeverNone(t *testing.T) {
 		}
 	}
 }
+
+// TestBuiltWith: the standard library is that of the toolchain, not the oldest
+// that go.mod would take; other components stay as they are.
+func TestBuiltWith(t *testing.T) {
+	all := []Component{{Name: "stdlib", Version: "1.21", Ecosystem: "Go", PURL: "pkg:golang/stdlib@1.21"}, {Name: "x", Version: "1.21", Ecosystem: "Go", PURL: "pkg:golang/x@1.21"}}
+	if got := builtWith("1.26.8", all); got[0].PURL != "pkg:golang/stdlib@1.26.8" || got[0].Version != "1.26.8" || got[1].Version != "1.21" {
+		t.Errorf("%+v", got)
+	}
+	if got := builtWith("", []Component{{Name: "stdlib", Version: "1.21", Ecosystem: "Go"}}); got[0].Version != "1.21" {
+		t.Errorf("%+v", got)
+	}
+}
