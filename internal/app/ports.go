@@ -178,7 +178,8 @@ func (s scanners) inventory(ctx context.Context, in pipeline.Input) (pipeline.Sc
 	rec.Outcome = hallmark.Pass
 	if len(out.Coverage.Missed) > 0 {
 		rec.Outcome = hallmark.Errored
-		rec.Reasons = []hallmark.Reason{{Code: hallmark.CodeSBOMIncomplete, Check: "sbom", Message: "the inventory is not complete: " + strings.Join(out.Coverage.Missed, "; ")}}
+		rec.Reasons = []hallmark.Reason{{Code: hallmark.CodeSBOMIncomplete, Check: "sbom", Message: "the inventory is not complete: " + strings.Join(out.Coverage.Missed, "; "),
+			Fix: "name the dependencies in a go.mod, package-lock.json or requirements.txt, and leave out manifests that can't be read"}}
 	}
 	return pipeline.ScanOutput{Record: rec, Inventory: out.Extra}, nil
 }
