@@ -196,7 +196,7 @@ func existing(ctx context.Context, l Layout, cfg InitConfig) (InitResult, error)
 		res.Registries[kind] = doc.Parameters["registries."+kind]
 	}
 	if doc.AllowedSigners == "" {
-		res.Warnings = append(res.Warnings, "the policy allows no signer: every commit will be denied until one is allowed")
+		res.Warnings = append(res.Warnings, "the policy allows no signer: every commit will be denied; a home gets its signers when it is made, with --allowed-signers FILE")
 	}
 	return res, nil
 }
@@ -289,7 +289,7 @@ func decideIdentity(l Layout, cfg InitConfig) (identityFile, error) {
 		return id, err
 	}
 	if err := os.MkdirAll(cfg.Home, 0o700); err != nil {
-		return id, hallmark.Errorf(hallmark.KindInvalid, "making home: %w", err)
+		return id, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "making home: %w", err), "name a directory that you may write with --home DIR or $HALLMARK_HOME")
 	}
 	return id, writeDurable(l.Identity(), append(b, '\n'), 0o600)
 }

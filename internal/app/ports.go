@@ -87,7 +87,9 @@ func (s *sourcePort) Export(ctx context.Context, rev hallmark.Revision, dir stri
 	}
 	// A definition that can't be read is an error of the caller's: it is told
 	// before anything else is done.
-	_, err = build.ParsePipeline(pipeline.PipelineFile, e.Pipeline)
+	if _, err = build.ParsePipeline(pipeline.PipelineFile, e.Pipeline); err != nil && hallmark.HintOf(err) == "" {
+		err = hallmark.WithHint(err, "hallmark schema pipeline describes the file")
+	}
 	return e, err
 }
 
