@@ -374,6 +374,8 @@ func Report(ctx context.Context, home, framework, format string, w io.Writer) er
 		if ev, err = h.conformance(ctx); err != nil {
 			return err
 		}
+	} else if hallmark.KindOf(err) != hallmark.KindNotFound {
+		return err // a home that can't be read is not taken for none
 	}
 	rows := conformance.Evaluate(f, ev)
 	switch format {
