@@ -13,6 +13,7 @@ require (
 	github.com/open-policy-agent/opa v1.20.2 // policy evaluation
 	github.com/owenrumney/go-sarif/v3 v3.3.1 // SARIF 2.1.0
 	github.com/package-url/packageurl-go v0.1.5 // names of packages
+	github.com/pelletier/go-toml/v2 v2.2.4 // pyproject.toml
 	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript
 	github.com/secure-systems-lab/go-securesystemslib v0.11.1 // DSSE, key encryption
 	github.com/securego/gosec/v2 v2.30.0 // SAST of Go
@@ -159,7 +160,6 @@ require (
 	github.com/oklog/ulid/v2 v2.1.1 // indirect
 	github.com/opencontainers/go-digest v1.0.0 // indirect
 	github.com/ossf/osv-schema/bindings/go v0.0.0-20260424063704-83285ce2a866 // indirect
-	github.com/pelletier/go-toml/v2 v2.2.4 // indirect
 	github.com/pierrec/lz4/v4 v4.1.26 // indirect
 	github.com/pkg/errors v0.9.1 // indirect
 	github.com/pkg/xattr v0.4.12 // indirect

@@ -65,6 +65,7 @@ type PolicyState struct {
 	Version    int // 0 when none is in force yet
 	Digest     hallmark.Digest
 	Parameters []KeyValue
+	Signers    []string  // lines of the allowed signers
 	SignedBy   []string  // the holders of the policy keys that signed it
 	Pending    *Proposal // what waits for signatures; nil when nothing does
 	Replaced   *Proposal // what waited before and was given up
@@ -72,7 +73,10 @@ type PolicyState struct {
 }
 
 // KeyValue is one parameter.
-type KeyValue struct{ Key, Value string }
+type KeyValue struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
 
 // PolicyShow reads the verified policy, and what waits for signatures.
 func PolicyShow(ctx context.Context, home string) (PolicyState, error) {
@@ -87,6 +91,7 @@ func PolicyShow(ctx context.Context, home string) (PolicyState, error) {
 		for _, p := range policy.Table() {
 			s.Parameters = append(s.Parameters, KeyValue{p.Key, h.document.Value(p.Key)})
 		}
+		s.Signers = append([]string{}, strings.FieldsFunc(h.document.AllowedSigners, func(r rune) bool { return r == '\n' })...)
 		for i, b := range lines(h.policyLines) {
 			st, err := h.verifier.Verify(b)
 			if err != nil {
@@ -259,7 +264,8 @@ func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error)
 		return FsckReport{}, fmt.Errorf("checking the log: %w", err)
 	}
 	out := FsckReport{Report: rep}
-	if len(rep.Problems) > 0 { // a log that is wrong tells nothing about the index
+	out.Problems = append([]translog.Problem{}, rep.Problems...) // none is [] to a script
+	if len(rep.Problems) > 0 {                                   // a log that is wrong tells nothing about the index
 		return out, nil
 	}
 	if rebuild {
@@ -359,7 +365,7 @@ type Chain struct {
 func Report(ctx context.Context, home, framework, format string, w io.Writer) error {
 	f, err := conformance.ParseFramework(framework)
 	if err != nil {
-		return hallmark.Errorf(hallmark.KindUsage, "%s", err)
+		return err
 	}
 	ev := conformance.Evidence{}
 	if err := checkHome(home); err == nil {
@@ -371,6 +377,8 @@ func Report(ctx context.Context, home, framework, format string, w io.Writer) er
 		if ev, err = h.conformance(ctx); err != nil {
 			return err
 		}
+	} else if hallmark.KindOf(err) != hallmark.KindNotFound {
+		return err // a home that can't be read is not taken for none
 	}
 	rows := conformance.Evaluate(f, ev)
 	switch format {
@@ -460,6 +468,8 @@ func Doctor(ctx context.Context, home string) []Finding {
 	}
 	for _, p := range []struct{ name, fix string }{
 		{"git", "apt-get install git"}, {"go", "install Go 1.26 to build and analyse Go projects"}, {"gcc", "apt-get install gcc libc6-dev"}, {"make", "apt-get install make"},
+		{"node", "apt-get install nodejs, to build Node projects"}, {"npm", "apt-get install npm, to build Node projects"}, {"python3", "apt-get install python3, to build Python projects"},
+		{"perl", "apt-get install perl, for hallmark drill"},
 	} {
 		path, err := sandbox.Find(p.name)
 		add("program "+p.name, p.name == "git", err, path, p.fix)

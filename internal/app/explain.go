@@ -188,6 +188,9 @@ func describe(s verify.Statement) (link, state, detail string) {
 		if p.Signer != nil {
 			who = p.Signer.Name + " (" + p.Signer.Key + ")"
 		}
+		if len(rec.Reasons) > 0 { // the signer is recorded only when the check accepted it
+			return "source", rec.Outcome.String(), string(rec.Reasons[0].Code) + ": " + rec.Reasons[0].Message
+		}
 		return "source", rec.Outcome.String(), fmt.Sprintf("commit %s, %d commits of history, signed by %s", p.Revision.Commit, p.Commits, who)
 	case intoto.PredicateProvenance:
 		p, err := intoto.ParseProvenance(st)

@@ -55,7 +55,7 @@ func checkHome(home string) error {
 			"make one: hallmark init --home "+home+" --single-operator --allowed-signers FILE, or with two or more --administrator NAME=FILE and --threshold N")
 	}
 	if err != nil {
-		return hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err)
+		return hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "reading home: %w", err), "name a directory that you may read with --home DIR or $HALLMARK_HOME")
 	}
 	return nil
 }

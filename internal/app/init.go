@@ -134,12 +134,8 @@ func makeHome(ctx context.Context, l Layout, id identityFile, keys *sign.Keyring
 	if err != nil {
 		return nil, fmt.Errorf("encoding the roots: %w", err)
 	}
-	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Registries: id.Registries})
-	docJSON, err := doc.Encode()
+	docJSON, err := firstPolicy(id)
 	if err != nil {
-		return nil, fmt.Errorf("encoding the policy: %w", err)
-	}
-	if _, err := policy.ParseDocument(docJSON); err != nil {
 		return nil, err
 	}
 	files := []homeFile{{l.TrustedRoot(), trusted}, {l.SigningConfig(), config}}
@@ -196,9 +192,20 @@ func existing(ctx context.Context, l Layout, cfg InitConfig) (InitResult, error)
 		res.Registries[kind] = doc.Value("registries." + kind)
 	}
 	if doc.AllowedSigners == "" {
-		res.Warnings = append(res.Warnings, "the policy allows no signer: every commit will be denied until one is allowed")
+		res.Warnings = append(res.Warnings, "the policy allows no signer: every commit will be denied; a home gets its signers when it is made, with --allowed-signers FILE")
 	}
 	return res, nil
+}
+
+// firstPolicy is the policy that a home begins with.
+func firstPolicy(id identityFile) ([]byte, error) {
+	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Registries: id.Registries})
+	docJSON, err := doc.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("encoding the policy: %w", err)
+	}
+	_, err = policy.ParseDocument(docJSON)
+	return docJSON, err
 }
 
 // sameMode compares what init is asked for with what the home is, or was begun as.
@@ -288,8 +295,13 @@ func decideIdentity(l Layout, cfg InitConfig) (identityFile, error) {
 	if b, err = json.MarshalIndent(id, "", "  "); err != nil {
 		return id, err
 	}
+	// What is written here can't be given again: a policy that can't be made of it
+	// would leave a home that no init completes.
+	if _, err := firstPolicy(id); err != nil {
+		return id, hallmark.Errorf(hallmark.KindUsage, "making the first policy: %w", err)
+	}
 	if err := os.MkdirAll(cfg.Home, 0o700); err != nil {
-		return id, hallmark.Errorf(hallmark.KindInvalid, "making home: %w", err)
+		return id, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "making home: %w", err), "name a directory that you may write with --home DIR or $HALLMARK_HOME")
 	}
 	return id, writeDurable(l.Identity(), append(b, '\n'), 0o600)
 }

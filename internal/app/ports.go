@@ -87,7 +87,9 @@ func (s *sourcePort) Export(ctx context.Context, rev hallmark.Revision, dir stri
 	}
 	// A definition that can't be read is an error of the caller's: it is told
 	// before anything else is done.
-	_, err = build.ParsePipeline(pipeline.PipelineFile, e.Pipeline)
+	if _, err = build.ParsePipeline(pipeline.PipelineFile, e.Pipeline); err != nil && hallmark.HintOf(err) == "" {
+		err = hallmark.WithHint(err, "hallmark schema pipeline describes the file")
+	}
 	return e, err
 }
 
@@ -178,7 +180,8 @@ func (s scanners) inventory(ctx context.Context, in pipeline.Input) (pipeline.Sc
 	rec.Outcome = hallmark.Pass
 	if len(out.Coverage.Missed) > 0 {
 		rec.Outcome = hallmark.Errored
-		rec.Reasons = []hallmark.Reason{{Code: hallmark.CodeSBOMIncomplete, Check: "sbom", Message: "the inventory is not complete: " + strings.Join(out.Coverage.Missed, "; ")}}
+		rec.Reasons = []hallmark.Reason{{Code: hallmark.CodeSBOMIncomplete, Check: "sbom", Message: "the inventory is not complete: " + strings.Join(out.Coverage.Missed, "; "),
+			Fix: "name the dependencies in a go.mod, package-lock.json or requirements.txt, and leave out manifests that can't be read"}}
 	}
 	return pipeline.ScanOutput{Record: rec, Inventory: out.Extra}, nil
 }

@@ -196,6 +196,10 @@ func versionCommand(s *streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if s.json {
+				s.message(map[string]any{"type": "version", "name": t.Name, "version": t.Version, "digest": t.Digest})
+				return nil
+			}
 			s.print("%s %s %s", t.Name, t.Version, t.Digest)
 			return nil
 		}}

@@ -171,6 +171,9 @@ func wrapArgs(cmd *cobra.Command) {
 				if hallmark.KindOf(err) == hallmark.KindUsage {
 					return err
 				}
+				if len(args) == 0 && !strings.HasPrefix(err.Error(), "unknown") {
+					err = fmt.Errorf("%s: an argument is missing: %s", c.CommandPath(), c.UseLine())
+				}
 				return hallmark.WithHint(usagef("%s", err), c.CommandPath()+" --help shows its arguments")
 			}
 			return nil

@@ -74,6 +74,7 @@ in DIR (default: the current directory) instead.`,
 					s.message(map[string]any{"type": "pipeline", "path": path, "created": created})
 				} else if created {
 					s.print("wrote %s", path)
+					s.hint("look it over, commit it with your signing key, then: hallmark run %s", dir)
 				} else {
 					s.print("%s exists and was not changed", path)
 				}
@@ -110,6 +111,9 @@ in DIR (default: the current directory) instead.`,
 			s.print("log   %s", res.Origin)
 			for _, kind := range slices.Sorted(maps.Keys(res.Registries)) {
 				s.print("%-5s packages from %s", kind, res.Registries[kind])
+			}
+			if !res.Created && cfg.AllowedSigners != "" {
+				s.note("%s was not read: the allowed signers are in the policy of the home", cfg.AllowedSigners)
 			}
 			for _, w := range res.Warnings {
 				s.note("%s", w)
@@ -191,7 +195,7 @@ type verifyFlags struct {
 
 func (v *verifyFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&v.cfg.Evidence, "evidence", "", "evidence: a result directory or an evidence.jsonl")
+	f.StringVar(&v.cfg.Evidence, "evidence", "", "evidence: a result directory or an evidence.jsonl (default: beside the file; for a digest or a commit, the home)")
 	f.StringVar(&v.cfg.TrustedRoot, "trusted-root", "", "trusted_root.json (default: the home's, or the one in the evidence if its digest is pinned)")
 	f.StringVar(&v.roots, "roots", "", "digest of the roots to trust (default: the home's)")
 	f.StringVar(&v.at, "at", "", "decide as of this time, RFC 3339 (default: now)")
@@ -319,7 +323,7 @@ func replayCommand(s *streams) *cobra.Command {
 				return err
 			}
 			if s.json {
-				s.message(map[string]any{"type": "replay", "equal": res.Equal, "verdict": res.Digest, "differences": res.Differences})
+				s.message(map[string]any{"type": "replay", "equal": res.Equal, "verdict": res.Digest, "differences": append([]string{}, res.Differences...)})
 			} else if res.Equal {
 				s.print("the same bytes: %s", res.Digest)
 			} else {

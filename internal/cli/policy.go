@@ -99,6 +99,9 @@ func policyShowCommand(s *streams) *cobra.Command {
 			for _, p := range res.Parameters {
 				s.print("  %-24s %s", p.Key, p.Value)
 			}
+			for _, line := range res.Signers {
+				s.print("allowed signer: %s", line)
+			}
 			if res.Pending != nil {
 				s.proposal(*res.Pending)
 			}
@@ -271,7 +274,7 @@ func proposalMessage(kind string, p app.Proposal) map[string]any {
 func (s *streams) policyMessage(res app.PolicyState) map[string]any {
 	m := map[string]any{"type": "policy", "version": res.Version, "digest": res.Digest}
 	if res.Parameters != nil {
-		m["parameters"], m["signedBy"] = res.Parameters, res.SignedBy
+		m["parameters"], m["allowedSigners"], m["signedBy"] = res.Parameters, res.Signers, res.SignedBy
 	}
 	if res.Pending != nil {
 		m["pending"] = proposalMessage("policy-review", *res.Pending)

@@ -26,6 +26,7 @@ import (
 	"github.com/google/osv-scalibr/extractor/filesystem/language/javascript/packagelockjson"
 	"github.com/google/osv-scalibr/extractor/filesystem/language/python/requirements"
 	scalibrfs "github.com/google/osv-scalibr/fs"
+	"github.com/pelletier/go-toml/v2"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -94,7 +95,11 @@ func unread(root fs.FS, p string) string {
 		if !beside("package-lock.json", "npm-shrinkwrap.json") && declares(root, p) {
 			return "it declares dependencies and has no package-lock.json"
 		}
-	case "Cargo.toml", "pyproject.toml", "setup.py", "setup.cfg":
+	case "pyproject.toml":
+		if declaresPython(root, p) {
+			return "it declares dependencies, which can't be read yet"
+		}
+	case "Cargo.toml", "setup.py", "setup.cfg":
 		return unknown
 	}
 	if strings.HasSuffix(name, ".csproj") || strings.HasSuffix(name, ".gemspec") || strings.HasSuffix(name, ".cabal") {
@@ -115,6 +120,32 @@ func declares(root fs.FS, p string) bool {
 		return true
 	}
 	return len(m.Dependencies)+len(m.DevDependencies)+len(m.OptionalDependencies)+len(m.PeerDependencies) > 0 || len(m.Workspaces) > 0
+}
+
+// declaresPython reports whether a pyproject.toml names dependencies, or lets a
+// tool name them that is not known to name none; one that can't be read may.
+func declaresPython(root fs.FS, p string) bool {
+	b, err := fs.ReadFile(root, p)
+	var m struct {
+		Build   struct{ Requires []any } `toml:"build-system"`
+		Groups  map[string]any           `toml:"dependency-groups"`
+		Project struct {
+			Dependencies []any          `toml:"dependencies"`
+			Optional     map[string]any `toml:"optional-dependencies"`
+			Dynamic      []string       `toml:"dynamic"`
+		} `toml:"project"`
+		Tool map[string]any `toml:"tool"`
+	}
+	if err != nil || toml.Unmarshal(b, &m) != nil {
+		return true
+	}
+	for tool := range m.Tool {
+		if !slices.Contains([]string{"black", "coverage", "isort", "mypy", "pyright", "pytest", "ruff"}, tool) {
+			return true
+		}
+	}
+	return len(m.Build.Requires)+len(m.Groups)+len(m.Project.Dependencies)+len(m.Project.Optional) > 0 ||
+		slices.Contains(m.Project.Dynamic, "dependencies") || slices.Contains(m.Project.Dynamic, "optional-dependencies")
 }
 
 // reader finds the extractor of a manifest; requirements files have many names.
