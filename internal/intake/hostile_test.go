@@ -303,11 +303,12 @@ func TestShrinkwrap(t *testing.T) {
 		"file":      func(dir string) { write(t, dir, map[string]string{"web/npm-shrinkwrap.json": lock}) },
 		"link":      func(dir string) { link(t, dir, "web/npm-shrinkwrap.json", "elsewhere") },
 		"directory": func(dir string) { write(t, dir, map[string]string{"web/npm-shrinkwrap.json/x": ""}) },
+		"packages":  func(dir string) { link(t, dir, "web/node_modules", "/etc") },
 	} {
 		dir := t.TempDir()
 		write(t, dir, map[string]string{"web/package-lock.json": lock})
 		make(dir)
-		if _, err := ReadPlan(dir); hallmark.CodeOf(err) != hallmark.CodeDependencyUnavailable || !strings.Contains(err.Error(), "npm-shrinkwrap.json") {
+		if _, err := ReadPlan(dir); hallmark.CodeOf(err) != hallmark.CodeDependencyUnavailable || !strings.Contains(err.Error(), "a package-lock.json lies beside it") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

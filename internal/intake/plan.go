@@ -111,9 +111,10 @@ func ReadPlan(dir string) (Plan, error) {
 		if d.IsDir() && (d.Name() == "node_modules" || d.Name() == "vendor") {
 			return fs.SkipDir // what lies there is not asked: packages come from registries
 		}
-		if d.Name() == "npm-shrinkwrap.json" {
-			// Of any kind: npm would read it in place of the lock file that we verify
-			// against, and the inventory as well.
+		if (d.Name() == "npm-shrinkwrap.json" || d.Name() == "node_modules") && !unbuilt(path.Dir(name)) {
+			// Of any kind: npm would read the first in place of the lock file that we
+			// verify against, and the inventory as well. Fetched packages are mounted
+			// over the second, which must be a directory for that.
 			if _, err := root.Lstat(filepath.FromSlash(path.Join(path.Dir(name), "package-lock.json"))); err == nil {
 				return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeDependencyUnavailable, "%s: a package-lock.json lies beside it, and only one of them can count", name)
 			}
