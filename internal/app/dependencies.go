@@ -51,7 +51,7 @@ func (r *resolver) Plan(_ context.Context, export pipeline.Export) (hallmark.Dig
 	if err != nil {
 		return "", err
 	}
-	b, err := json.Marshal(map[string]any{"layout": 1, "plan": digest, "registries": r.registries()})
+	b, err := json.Marshal(map[string]any{"layout": 2, "plan": digest, "registries": r.registries()})
 	return hallmark.DigestOf(b), err
 }
 

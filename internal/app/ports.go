@@ -153,7 +153,7 @@ func (s scanners) all() []pipeline.Scanner {
 			}
 			return wrap(sast.Scan(ctx, sast.Config{Worker: s.room, Thresholds: t, Uncovered: p.Uncovered, Clock: now, Tool: s.tool, Wall: scanWall, External: external}, in.Revision, in.Export.Dir, mounts))
 		}},
-		scannerPort{"sbom", fixed(hallmark.DigestOf([]byte("sbom-readers-v2 " + goToolchain()))), s.inventory},
+		scannerPort{"sbom", fixed(hallmark.DigestOf([]byte("sbom-readers-v3 " + goToolchain()))), s.inventory},
 		scannerPort{"sca", func() (hallmark.Digest, error) { return vuln.Fingerprint(s.home.Advisories()) }, func(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 			if err := os.MkdirAll(s.home.Advisories(), 0o755); err != nil {
 				return pipeline.ScanOutput{}, fmt.Errorf("making the advisory store: %w", err)
@@ -183,7 +183,41 @@ func (s scanners) inventory(ctx context.Context, in pipeline.Input) (pipeline.Sc
 		rec.Reasons = []hallmark.Reason{{Code: hallmark.CodeSBOMIncomplete, Check: "sbom", Message: "the inventory is not complete: " + strings.Join(out.Coverage.Missed, "; "),
 			Fix: "name the dependencies in a go.mod, package-lock.json or requirements.txt, and leave out manifests that can't be read"}}
 	}
-	return pipeline.ScanOutput{Record: rec, Inventory: out.Extra}, nil
+	var inv sbom.Inventory
+	if err := json.Unmarshal(out.Extra, &inv); err != nil {
+		return pipeline.ScanOutput{}, fmt.Errorf("reading the inventory: %w", err)
+	}
+	fetched, err := components(in.Dependencies.List)
+	if err != nil {
+		return pipeline.ScanOutput{}, err
+	}
+	inv.Add(fetched)
+	rec.Coverage.Ecosystems = inv.Ecosystems()
+	b, err := json.Marshal(inv)
+	return pipeline.ScanOutput{Record: rec, Inventory: b}, err
+}
+
+// components are the fetched packages as the inventory names them: what a build
+// sees has to be looked up in advisories, whichever manifest led to it.
+func components(list []attest.Dependency) ([]sbom.Component, error) {
+	var out []sbom.Component
+	for _, d := range list {
+		at := strings.LastIndexByte(d.Name, '@')
+		if at <= 0 {
+			return nil, hallmark.Errorf(hallmark.KindInternal, "dependency %q has no version", d.Name)
+		}
+		c := sbom.Component{Name: d.Name[:at], Version: d.Name[at+1:], PURL: d.PURL, Location: "fetched"}
+		switch {
+		case strings.HasPrefix(d.PURL, "pkg:golang/"):
+			c.Ecosystem, c.Version = "Go", strings.TrimPrefix(c.Version, "v")
+		case strings.HasPrefix(d.PURL, "pkg:npm/"):
+			c.Ecosystem = "npm"
+		default:
+			return nil, hallmark.Errorf(hallmark.KindInternal, "dependency %q is of no known ecosystem", d.PURL)
+		}
+		out = append(out, c)
+	}
+	return out, nil
 }
 
 // documents implements pipeline.Documents.

@@ -5,7 +5,6 @@ package cli
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -41,13 +40,14 @@ func firstURL(list []string) string {
 	return "none"
 }
 
-// client asks a client program for its setting, away from any project's files.
-// A client that is not here has none.
+// client asks a client program for its setting, away from any project's files:
+// it would read them in its directory and in those above, and only in the root
+// can no other user put any. A client that is not here has none.
 func client(ctx context.Context, name string, args ...string) string {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = os.TempDir()
+	cmd.Dir = "/"
 	out, err := cmd.Output()
 	if err != nil {
 		return ""

@@ -4,11 +4,11 @@
 package intake
 
 import (
+	"archive/zip"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -23,11 +23,25 @@ import (
 	"github.com/hallmark-sc/hallmark"
 )
 
-// sums reads every go.sum of the plan: module, space, version → h1.
+// sums reads the go.sum of each module that is built and of the workspaces it is
+// in: module, space, version → h1. One that lies elsewhere, with test data say,
+// vouches for nothing.
 func (p Plan) sums() (map[string]string, error) {
+	counts := map[string]bool{}
+	for _, m := range p.Go {
+		counts[path.Join(m.Dir, "go.sum")] = true
+	}
+	used, err := p.workspaces()
+	if err != nil {
+		return nil, err
+	}
+	for dir := range used {
+		counts[path.Join(dir, "go.sum")] = true
+	}
 	out := map[string]string{}
-	for name, b := range p.Files {
-		if base := path.Base(name); base != "go.sum" && base != "go.work.sum" {
+	for _, name := range slices.Sorted(maps.Keys(p.Files)) {
+		b := p.Files[name]
+		if dir, base := path.Split(name); !counts[name] && (base != "go.work.sum" || p.Files[dir+"go.work"] == nil || unbuilt(path.Dir(name))) {
 			continue
 		}
 		n := 0
@@ -64,45 +78,86 @@ func (p Plan) verifyGo(cache string) ([]Dependency, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing fetched modules: %w", err)
 	}
+	for _, name := range slices.Sorted(maps.Keys(all)) { // before any of them is opened
+		if !all[name].IsRegular() || all[name].Perm() != fileMode {
+			return nil, wrong("fetched %s has the mode %s: no module has such a file", name, all[name])
+		}
+	}
 	var out []Dependency
 	unpacked := map[string]bool{} // directories that were verified
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if all[name] != 0 {
-			return nil, wrong("fetched %s is a link: no module has one", name)
-		}
+		at := strings.IndexByte(name, '@')
 		rest, ok := strings.CutPrefix(name, "cache/download/")
+		if !ok && !strings.HasPrefix(name, "cache/") && at >= 0 {
+			continue // of an unpacked module; judged below
+		}
 		escaped, file, ok2 := strings.Cut(rest, "/@v/")
-		if !ok || !ok2 {
-			continue
-		}
 		ext := path.Ext(file)
-		if ext != ".zip" && ext != ".mod" {
-			continue
-		}
 		mod, err := module.UnescapePath(escaped)
+		if !ok || !ok2 || err != nil {
+			return nil, wrong("fetched %s belongs to no module", name)
+		}
+		escapedVersion := strings.TrimSuffix(file, ext)
+		version, err := module.UnescapeVersion(escapedVersion)
 		if err != nil {
 			return nil, wrong("fetched %s: %w", name, err)
 		}
-		version, err := module.UnescapeVersion(strings.TrimSuffix(file, ext))
-		if err != nil {
-			return nil, wrong("fetched %s: %w", name, err)
+		host := filepath.Join(cache, filepath.FromSlash(name))
+		_, hasMod := all[strings.TrimSuffix(name, ext)+".mod"]
+		_, hasZip := all[strings.TrimSuffix(name, ext)+".zip"]
+		switch {
+		case ext == ".mod":
+			err = checkMod(sums, mod, version, host)
+		case ext == ".zip":
+			dir := escaped + "@" + escapedVersion
+			var d Dependency
+			d, err = checkZip(sums, mod, version, host, filepath.Join(cache, filepath.FromSlash(dir)))
+			unpacked[dir] = true
+			out = append(out, d)
+		case ext == ".info" && hasMod:
+			err = sameBytes(host, moduleInfo(version))
+		case ext == ".ziphash" && hasZip: // compared with the archive's
+		default:
+			err = wrong("fetched %s belongs to no module", name)
 		}
-		at := filepath.Join(cache, filepath.FromSlash(name))
-		if ext == ".mod" {
-			if err := checkMod(sums, mod, version, at); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		dir := escaped + "@" + strings.TrimSuffix(file, ext)
-		d, err := checkZip(sums, mod, version, at, filepath.Join(cache, filepath.FromSlash(dir)))
 		if err != nil {
 			return nil, err
 		}
-		unpacked[dir] = true
-		out = append(out, d)
 	}
-	return out, nothingElse(cache, all, unpacked)
+	for name := range all {
+		at := strings.IndexByte(name, '@')
+		if strings.HasPrefix(name, "cache/") {
+			continue
+		}
+		if end := strings.IndexByte(name[at:], '/'); end < 0 || !unpacked[name[:at+end]] {
+			return nil, wrong("fetched %s belongs to no module that was verified", name)
+		}
+	}
+	return out, nil
+}
+
+// moduleInfo is what the go command is told of a version beside go.mod and
+// archive. go.sum says nothing of it, and the go command writes the version that
+// stands here into programs, so it is not the registry's but ours.
+func moduleInfo(version string) string {
+	return `{"Version":"` + version + `","Time":"0001-01-01T00:00:00Z"}`
+}
+
+// sameBytes refuses a small file that holds anything but text.
+func sameBytes(host, text string) error {
+	f, err := os.Open(host)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", host, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, int64(len(text))+2))
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", host, err)
+	}
+	if strings.TrimSuffix(string(b), "\n") != text {
+		return wrong("%s does not say %s", filepath.Base(host), text)
+	}
+	return nil
 }
 
 func missingSum(key string) error {
@@ -134,6 +189,9 @@ func checkZip(sums map[string]string, mod, version, at, dir string) (Dependency,
 	if !ok {
 		return Dependency{}, missingSum(key)
 	}
+	if err := bounded(at); err != nil {
+		return Dependency{}, wrong("the archive of %s@%s: %w", mod, version, err)
+	}
 	got, err := dirhash.HashZip(at, dirhash.Hash1)
 	if err != nil {
 		return Dependency{}, wrong("reading the archive of %s@%s: %w", mod, version, err)
@@ -142,7 +200,7 @@ func checkZip(sums map[string]string, mod, version, at, dir string) (Dependency,
 		return Dependency{}, wrong("%s@%s has the hash %s, go.sum says %s", mod, version, got, want)
 	}
 	// The go command compares this note with go.sum instead of hashing again.
-	if note, err := os.ReadFile(strings.TrimSuffix(at, ".zip") + ".ziphash"); err != nil || strings.TrimSpace(string(note)) != want {
+	if err := sameBytes(strings.TrimSuffix(at, ".zip")+".ziphash", want); err != nil {
 		return Dependency{}, wrong("the note of the archive's hash of %s@%s is missing or says something else", mod, version)
 	}
 	if unpacked, err := dirhash.HashDir(dir, mod+"@"+version, dirhash.Hash1); err != nil {
@@ -171,28 +229,30 @@ func checkZip(sums map[string]string, mod, version, at, dir string) (Dependency,
 	}, nil
 }
 
-// nothingElse refuses files outside verified modules; the go command's own notes
-// about downloads are the exception.
-func nothingElse(cache string, all map[string]fs.FileMode, unpacked map[string]bool) error {
-	for name := range all {
-		if strings.HasPrefix(name, "cache/") {
-			switch path.Ext(name) {
-			case ".mod", ".zip", ".info", ".lock", ".ziphash":
-				continue
-			}
-			if b := path.Base(name); b == "list" || b == "lock" {
-				continue
-			}
-			return wrong("fetched %s belongs to no module", name)
+// maxModule is what the go command itself unpacks at most.
+const maxModule = 500 << 20
+
+// bounded refuses an archive that would take for ever to read: a few bytes may
+// stand for any number.
+func bounded(at string) error {
+	info, err := os.Stat(at)
+	if err != nil {
+		return err
+	}
+	if info.Size() > maxModule {
+		return fmt.Errorf("%d bytes are more than a module has", info.Size())
+	}
+	z, err := zip.OpenReader(at)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	left := uint64(maxModule)
+	for _, f := range z.File {
+		if f.UncompressedSize64 > left {
+			return fmt.Errorf("%s and the files before it have more than %d bytes", f.Name, maxModule)
 		}
-		at := strings.IndexByte(name, '@')
-		if at < 0 {
-			return wrong("fetched %s belongs to no module", name)
-		}
-		end := strings.IndexByte(name[at:], '/')
-		if end < 0 || !unpacked[name[:at+end]] {
-			return wrong("fetched %s belongs to no module that was verified", name)
-		}
+		left -= f.UncompressedSize64
 	}
 	return nil
 }

@@ -7,9 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -161,6 +159,9 @@ func Fetch(ctx context.Context, cfg Config, plan Plan, dest string) (Result, err
 	if err := judge(rep, fetched); err != nil {
 		return Result{}, err
 	}
+	if err := plan.settle(dest); err != nil {
+		return Result{}, err
+	}
 	if err := plan.unpacked(fetched, dest); err != nil {
 		return Result{}, err
 	}
@@ -229,6 +230,9 @@ func orStatus(f Fetched) string {
 // byte, and names it. Nothing else may lie there.
 func Verify(plan Plan, dest string) (Result, error) {
 	var out Result
+	if err := plan.layout(dest); err != nil {
+		return Result{}, err
+	}
 	if len(plan.Go) > 0 {
 		deps, err := plan.verifyGo(filepath.Join(dest, "go"))
 		if err != nil {
@@ -258,32 +262,4 @@ func lockPath(dir string) string {
 		return "package-lock.json"
 	}
 	return dir + "/package-lock.json"
-}
-
-func wrong(format string, args ...any) error {
-	return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeDependencyIntegrity, format, args...), "find out why the bytes differ before anything else")
-}
-
-// files lists every entry below dir that is no directory, slash-separated; what
-// is neither regular nor a link is refused.
-func files(dir string) (map[string]fs.FileMode, error) {
-	out := map[string]fs.FileMode{}
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		if t := d.Type(); t != 0 && t != fs.ModeSymlink {
-			return wrong("fetched %s is neither a file nor a link", rel)
-		}
-		out[filepath.ToSlash(rel)] = d.Type()
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	return out, err
 }

@@ -62,7 +62,7 @@ func goLab(t testing.TB) (Plan, string) {
 	}
 	at := "go/cache/download/" + escaped + "/@v/" + version
 	write(t, dest, map[string]string{
-		at + ".zip": b.String(), at + ".mod": gomod, at + ".info": "{}", at + ".lock": "", "go/cache/lock": "",
+		at + ".zip": b.String(), at + ".mod": gomod, at + ".info": moduleInfo(version),
 		"go/" + escaped + "@" + version + "/go.mod": gomod, "go/" + escaped + "@" + version + "/a.go": "package upper\n",
 	})
 	sum, err := dirhash.HashZip(filepath.Join(dest, filepath.FromSlash(at+".zip")), dirhash.Hash1)
@@ -116,7 +116,10 @@ func TestVerifyGoRefuses(t *testing.T) {
 		"other sum": func(p *Plan, _ string) {
 			p.Files["go.sum"] = bytes.ReplaceAll(p.Files["go.sum"], []byte("h1:"), []byte("h1:A"))
 		},
-		"two sums":   func(p *Plan, _ string) { p.Files["sub/go.sum"] = []byte("example.com/Upper v1.2.3 h1:other\n") },
+		"two sums": func(p *Plan, _ string) {
+			p.Go = append(p.Go, GoModule{Dir: "sub"})
+			p.Files["sub/go.sum"] = []byte("example.com/Upper v1.2.3 h1:other\n")
+		},
 		"broken sum": func(p *Plan, _ string) { p.Files["go.sum"] = []byte("example.com/Upper v1.2.3\n") },
 		"other hash kind": func(p *Plan, _ string) {
 			p.Files["go.sum"] = bytes.ReplaceAll(p.Files["go.sum"], []byte("h1:"), []byte("h9:"))
@@ -150,31 +153,33 @@ func npmLab(t testing.TB, packages map[string]map[string]string) (Plan, string) 
 		z.Close()
 		sum := sha512.Sum512(b.Bytes())
 		write(t, dest, map[string]string{"npm-packages/" + hex.EncodeToString(sum[:]) + ".tgz": b.String()})
-		entries = append(entries, fmt.Sprintf(`%q: {"version": "1.0.0", "integrity": "sha512-%s"}`, at, base64.StdEncoding.EncodeToString(sum[:])))
+		more := ""
+		if at == "node_modules/a" {
+			more = `, "bin": {"a": "bin/a.js"}`
+		}
+		entries = append(entries, fmt.Sprintf(`%q: {"version": "1.0.0", "integrity": "sha512-%s"%s}`, at, base64.StdEncoding.EncodeToString(sum[:]), more))
 	}
-	write(t, dest, map[string]string{"npm/0/node_modules/.package-lock.json": "{}"})
-	lock := `{"lockfileVersion": 3, "packages": {"": {"name": "app"}, ` + strings.Join(entries, ", ") + `}}`
+	link(t, dest, "npm/0/node_modules/local", "../packages/local")
+	if _, ok := packages["node_modules/a"]["bin/a.js"]; ok {
+		link(t, dest, "npm/0/node_modules/.bin/a", "../a/bin/a.js")
+		if err := os.Chmod(filepath.Join(dest, "npm/0/node_modules/a/bin/a.js"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock := `{"lockfileVersion": 3, "packages": {"": {"name": "app"}, "packages/local": {}, "node_modules/local": {"link": true, "resolved": "packages/local"}, ` + strings.Join(entries, ", ") + `}}`
 	return Plan{Files: map[string][]byte{"web/package-lock.json": []byte(lock)}, NPM: []string{"web"}}, dest
 }
 
 func twoPackages() map[string]map[string]string {
 	return map[string]map[string]string{
-		"node_modules/a":                {"package.json": `{"name": "a"}`, "bin/a.js": "a"},
-		"node_modules/a/node_modules/b": {"package.json": `{"name": "b"}`, "index.js": "b"},
-		"node_modules/@s/c":             {"package.json": `{"name": "@s/c"}`, "lib/node_modules.js": "c"},
+		"node_modules/a":                {"package.json": `{"name": "a", "version": "1.0.0", "bin": "bin/a.js"}`, "bin/a.js": "a"},
+		"node_modules/a/node_modules/b": {"package.json": `{"name": "b", "version": "1.0.0"}`, "index.js": "b"},
+		"node_modules/@s/c":             {"package.json": `{"name": "@s/c", "version": "1.0.0"}`, "lib/node_modules.js": "c"},
 	}
 }
 
 func TestVerifyNPM(t *testing.T) {
 	plan, dest := npmLab(t, twoPackages())
-	if err := os.MkdirAll(filepath.Join(dest, "npm/0/node_modules/.bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for link, to := range map[string]string{".bin/a": "../a/bin/a.js", "local": "../packages/local"} {
-		if err := os.Symlink(to, filepath.Join(dest, "npm/0/node_modules", link)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	res, err := Verify(plan, dest)
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +209,7 @@ func TestVerifyNPMRefuses(t *testing.T) {
 		"added file":     {func(_ *Plan, dest string) { write(t, dest, map[string]string{modules + "a/evil.js": "evil"}) }, hallmark.CodeDependencyIntegrity},
 		"added package":  {func(_ *Plan, dest string) { write(t, dest, map[string]string{modules + "evil/index.js": "evil"}) }, hallmark.CodeDependencyIntegrity},
 		"loose file":     {func(_ *Plan, dest string) { write(t, dest, map[string]string{modules + "evil.js": "evil"}) }, hallmark.CodeDependencyIntegrity},
-		"file in .bin":   {func(_ *Plan, dest string) { write(t, dest, map[string]string{modules + ".bin/a": "evil"}) }, hallmark.CodeDependencyIntegrity},
+		"file in .bin":   {func(_ *Plan, dest string) { write(t, dest, map[string]string{modules + ".bin/b": "evil"}) }, hallmark.CodeDependencyIntegrity},
 		"link outside":   {func(_ *Plan, dest string) { os.Symlink("../../../etc", filepath.Join(dest, modules, "evil")) }, hallmark.CodeDependencyIntegrity},
 		"absolute link":  {func(_ *Plan, dest string) { os.Symlink("/etc", filepath.Join(dest, modules, "evil")) }, hallmark.CodeDependencyIntegrity},
 		"no archive":     {func(_ *Plan, dest string) { os.RemoveAll(filepath.Join(dest, "npm-packages")) }, hallmark.CodeDependencyIntegrity},
@@ -224,15 +229,26 @@ func TestVerifyNPMRefuses(t *testing.T) {
 		}
 	}
 	for name, files := range map[string]map[string]string{
-		"postinstall": {"package.json": `{"scripts": {"postinstall": "evil"}}`},
-		"preinstall":  {"package.json": `{"scripts": {"preinstall": "evil"}}`},
-		"gyp":         {"package.json": `{}`, "binding.gyp": "{}"},
+		"postinstall": {"package.json": `{"name": "a", "version": "1.0.0", "scripts": {"postinstall": "evil"}}`},
+		"preinstall":  {"package.json": `{"name": "a", "version": "1.0.0", "scripts": {"preinstall": "evil"}, "Scripts": null}`},
+		"gyp":         {"package.json": `{"name": "a", "version": "1.0.0"}`, "binding.gyp": "{}"},
 		"unreadable":  {"package.json": `{`},
 	} {
 		plan, dest := npmLab(t, map[string]map[string]string{"node_modules/a": files})
 		if _, err := Verify(plan, dest); hallmark.CodeOf(err) != hallmark.CodeDependencyScript {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func link(t testing.TB, dest, name, to string) {
+	t.Helper()
+	at := filepath.Join(dest, filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(to, at); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -364,5 +380,5 @@ func FuzzLock(f *testing.F) {
 
 func FuzzArchive(f *testing.F) {
 	f.Add([]byte("\x1f\x8b"))
-	f.Fuzz(func(_ *testing.T, b []byte) { archive(b) })
+	f.Fuzz(func(_ *testing.T, b []byte) { archive(bytes.NewReader(b)) })
 }

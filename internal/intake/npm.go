@@ -4,30 +4,19 @@
 package intake
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
-	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
 	"net/url"
-	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 
-	"github.com/package-url/packageurl-go"
-
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/intoto"
 )
 
 // lock is a package-lock.json of version 2 or 3.
@@ -49,21 +38,21 @@ type lockEntry struct {
 	DevOptional      bool     `json:"devOptional"`
 	OS               []string `json:"os"`
 	CPU              []string `json:"cpu"`
+	Bin              programs `json:"bin"`
 }
 
 // maxPackages bounds one lock file.
 const maxPackages = 20000
 
 func parseLock(name string, b []byte) (lock, error) {
-	var doc struct {
-		LockfileVersion int                  `json:"lockfileVersion"`
-		Packages        map[string]lockEntry `json:"packages"`
-		Dependencies    json.RawMessage      `json:"dependencies"`
-	}
 	refuse := func(format string, args ...any) (lock, error) {
 		return lock{}, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeDependencyUnavailable, "%s: %s", name, fmt.Sprintf(format, args...))
 	}
-	if err := json.Unmarshal(b, &doc); err != nil {
+	var doc struct {
+		LockfileVersion int                        `json:"lockfileVersion"`
+		Packages        map[string]json.RawMessage `json:"packages"`
+	}
+	if err := readOneWay(b, &doc, "lockfileVersion", "packages"); err != nil {
 		return refuse("%s", err)
 	}
 	if doc.LockfileVersion != 2 && doc.LockfileVersion != 3 {
@@ -72,12 +61,70 @@ func parseLock(name string, b []byte) (lock, error) {
 	if len(doc.Packages) > maxPackages {
 		return refuse("%d packages are more than %d", len(doc.Packages), maxPackages)
 	}
-	for at := range doc.Packages {
+	l := lock{name: name, packages: map[string]lockEntry{}}
+	for at, raw := range doc.Packages {
 		if at != "" && (path.IsAbs(at) || path.Clean(at) != at || at == ".." || strings.HasPrefix(at, "../") || strings.ContainsAny(at, "\\\x00")) {
 			return refuse("the place %q leaves the project", at)
 		}
+		var e lockEntry
+		if err := readOneWay(raw, &e, entryFields()...); err != nil {
+			return refuse("%q: %s", at, err)
+		}
+		if place(at) && !chain(at[strings.Index("/"+at, "/node_modules/"):]) || e.Name != "" && place(at) && !chain("node_modules/"+e.Name) {
+			return refuse("%q (%q) is no place of a package", at, e.Name)
+		}
+		l.packages[at] = e
 	}
-	return lock{name: name, packages: doc.Packages}, nil
+	return l, nil
+}
+
+func entryFields() []string {
+	return []string{"name", "version", "resolved", "integrity", "link", "inBundle", "hasInstallScript", "optional", "devOptional", "os", "cpu", "bin"}
+}
+
+// readOneWay reads an object that npm reads too: a key that stands twice, or in
+// other letters than the field's, would be read as two different things.
+func readOneWay(b []byte, v any, fields ...string) error {
+	if err := intoto.CheckJSON(b, 1000); err != nil {
+		return err
+	}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(b, &keys); err != nil {
+		return err
+	}
+	for k := range keys {
+		for _, f := range fields {
+			if k != f && strings.EqualFold(k, f) {
+				return fmt.Errorf("key %q: want %q", k, f)
+			}
+		}
+	}
+	return json.Unmarshal(b, v)
+}
+
+// chain reports whether a path is node_modules/NAME, once or nested.
+func chain(at string) bool {
+	rest, ok := strings.CutPrefix(at, "node_modules/")
+	if !ok {
+		return false
+	}
+	if i := strings.Index(rest, "/node_modules/"); i >= 0 {
+		if !chain(rest[i+1:]) {
+			return false
+		}
+		rest = rest[:i]
+	}
+	if scoped, ok := strings.CutPrefix(rest, "@"); ok {
+		scope, name, _ := strings.Cut(scoped, "/")
+		return word(scope) && word(name)
+	}
+	return word(rest)
+}
+
+// word reports whether s may be a name or scope of a package. One that begins
+// with a dot would be one of npm's own directories.
+func word(s string) bool {
+	return s != "" && s[0] != '.' && s != "node_modules" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.~!*'()") == ""
 }
 
 // place reports whether an entry is a package in node_modules, not a part of the
@@ -163,221 +210,4 @@ func (e lockEntry) sha512() ([]byte, error) {
 		}
 	}
 	return nil, fmt.Errorf("integrity %.120q has no SHA-512", e.Integrity)
-}
-
-// unpacked keeps the archives of npm packages that came through the gateway,
-// under their hash: what was installed is compared with them, now and whenever
-// the directory is used again.
-func (p Plan) unpacked(fetched []Fetched, dest string) error {
-	if len(p.NPM) == 0 {
-		return nil
-	}
-	keep := filepath.Join(dest, "npm-packages")
-	if err := os.MkdirAll(keep, 0o755); err != nil {
-		return fmt.Errorf("keeping npm packages: %w", err)
-	}
-	for _, f := range fetched {
-		if f.Registry != RegistryNPM || f.File == "" || f.Status != 200 || f.Problem != "" {
-			continue
-		}
-		if err := os.Rename(f.File, filepath.Join(keep, hex.EncodeToString(f.SHA512)+".tgz")); err != nil {
-			return fmt.Errorf("keeping npm packages: %w", err)
-		}
-	}
-	return nil
-}
-
-// verifyNPM checks a node_modules directory: each package has the files of the
-// archive that the lock file names by SHA-512, and nothing else lies there but
-// links that stay inside the project.
-func (p Plan) verifyNPM(dir, modules, archives string) ([]Dependency, error) {
-	l, err := parseLock(lockPath(dir), p.Files[lockPath(dir)])
-	if err != nil {
-		return nil, err
-	}
-	all, err := files(modules)
-	if err != nil {
-		return nil, fmt.Errorf("listing fetched packages: %w", err)
-	}
-	owner := l.owners(all)
-	var out []Dependency
-	for _, at := range l.installed() {
-		e := l.packages[at]
-		if !e.fits() || e.InBundle {
-			continue
-		}
-		mine := owner[at]
-		if len(mine) == 0 {
-			if e.Optional || e.DevOptional {
-				continue // npm leaves out optional packages that it can't use
-			}
-			return nil, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeDependencyUnavailable, "%s: %s was not installed", l.name, at)
-		}
-		d, err := e.verify(at, mine, modules, archives)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, d)
-	}
-	for _, at := range l.installed() {
-		delete(owner, at)
-	}
-	for at, names := range owner {
-		return nil, wrong("fetched %s belongs to no package of the lock file (%s)", names[0], at)
-	}
-	return out, checkLinks(all, modules)
-}
-
-// owners groups regular files by the package they lie in: the longest place of
-// the lock file. Bundled packages count to the package that brings them.
-func (l lock) owners(all map[string]fs.FileMode) map[string][]string {
-	out := map[string][]string{}
-	for name, typ := range all {
-		if typ == fs.ModeSymlink || name == ".package-lock.json" {
-			continue
-		}
-		at := path.Dir("node_modules/" + name)
-		for at != "." {
-			if e, ok := l.packages[at]; ok && place(at) && !e.Link && !e.InBundle {
-				break
-			}
-			at = path.Dir(at)
-		}
-		out[at] = append(out[at], "node_modules/"+name)
-	}
-	return out
-}
-
-// verify compares installed files with the archive.
-func (e lockEntry) verify(at string, installed []string, modules, archives string) (Dependency, error) {
-	sum, err := e.sha512()
-	if err != nil {
-		return Dependency{}, wrong("%s: %w", at, err)
-	}
-	name := e.packageName(at)
-	b, err := os.ReadFile(filepath.Join(archives, hex.EncodeToString(sum)+".tgz"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Dependency{}, wrong("%s@%s was installed from other bytes than the lock file names", name, e.Version)
-	}
-	if err != nil {
-		return Dependency{}, fmt.Errorf("reading the archive of %s: %w", name, err)
-	}
-	if got := sha512.Sum512(b); !bytes.Equal(got[:], sum) {
-		return Dependency{}, wrong("the archive of %s@%s has other bytes than the lock file names", name, e.Version)
-	}
-	held, manifest, err := archive(b)
-	if err != nil {
-		return Dependency{}, wrong("reading the archive of %s@%s: %w", name, e.Version, err)
-	}
-	// A lock file may keep quiet about scripts; the package itself can't.
-	if why := scripted(held, manifest); why != "" {
-		return Dependency{}, hallmark.WithHint(
-			hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeDependencyScript, "%s@%s %s: packages are fetched without running anything", name, e.Version, why),
-			"use a package that needs none")
-	}
-	for _, file := range installed {
-		inside := strings.TrimPrefix(file, at+"/")
-		f, err := os.ReadFile(filepath.Join(modules, filepath.FromSlash(strings.TrimPrefix(file, "node_modules/"))))
-		if err != nil {
-			return Dependency{}, fmt.Errorf("reading %s: %w", file, err)
-		}
-		if want, ok := held[inside]; !ok || sha256.Sum256(f) != want {
-			return Dependency{}, wrong("%s is not the file that the archive of %s@%s holds", file, name, e.Version)
-		}
-	}
-	namespace, base := path.Split(name)
-	tgz := sha256.Sum256(b)
-	return Dependency{
-		PURL:    packageurl.NewPackageURL(packageurl.TypeNPM, strings.TrimSuffix(namespace, "/"), base, e.Version, nil, "").ToString(),
-		Name:    name + "@" + e.Version,
-		Digests: map[string]string{"sha256": hex.EncodeToString(tgz[:]), "sha512": hex.EncodeToString(sum)},
-	}, nil
-}
-
-// Limits of one archive.
-const (
-	maxUnpacked = 2 << 30
-	maxEntries  = 200_000
-)
-
-// archive lists the regular files of an npm package, without their first path
-// element, and returns its package.json. A doubled name keeps the last, as
-// unpacking does.
-func archive(b []byte) (held map[string][sha256.Size]byte, manifest []byte, err error) {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return nil, nil, err
-	}
-	out := map[string][sha256.Size]byte{}
-	in := tar.NewReader(io.LimitReader(z, maxUnpacked))
-	for n := 0; ; n++ {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			return out, manifest, nil
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		if n > maxEntries {
-			return nil, nil, fmt.Errorf("more than %d entries", maxEntries)
-		}
-		_, name, ok := strings.Cut(path.Clean(strings.TrimPrefix(h.Name, "/")), "/")
-		if h.Typeflag != tar.TypeReg || !ok {
-			continue
-		}
-		sum := sha256.New()
-		var text bytes.Buffer
-		to := io.Writer(sum)
-		if name == "package.json" {
-			if h.Size > maxManifest {
-				return nil, nil, fmt.Errorf("a package.json of %d bytes", h.Size)
-			}
-			to = io.MultiWriter(sum, &text)
-		}
-		if _, err := io.Copy(to, in); err != nil {
-			return nil, nil, err
-		}
-		if name == "package.json" {
-			manifest = text.Bytes()
-		}
-		out[name] = [sha256.Size]byte(sum.Sum(nil))
-	}
-}
-
-// scripted says what of a package npm would run when it is installed.
-func scripted(held map[string][sha256.Size]byte, manifest []byte) string {
-	var m struct {
-		Scripts map[string]json.RawMessage `json:"scripts"`
-	}
-	if err := json.Unmarshal(manifest, &m); err != nil {
-		return "has a package.json that can't be read"
-	}
-	for _, s := range []string{"preinstall", "install", "postinstall"} {
-		if _, ok := m.Scripts[s]; ok {
-			return "runs an install script (" + s + ")"
-		}
-	}
-	if _, ok := held["binding.gyp"]; ok {
-		return "compiles code when it is installed (binding.gyp)"
-	}
-	return ""
-}
-
-// checkLinks allows the links that npm makes: programs in .bin, and parts of the
-// project in node_modules. They are relative, and none leaves the project.
-func checkLinks(all map[string]fs.FileMode, modules string) error {
-	for name, typ := range all {
-		if typ != fs.ModeSymlink {
-			continue
-		}
-		to, err := os.Readlink(filepath.Join(modules, filepath.FromSlash(name)))
-		if err != nil {
-			return fmt.Errorf("reading a fetched link: %w", err)
-		}
-		full := path.Join(path.Dir("node_modules/"+name), filepath.ToSlash(to))
-		if path.IsAbs(to) || full == ".." || strings.HasPrefix(full, "../") {
-			return wrong("fetched link %s leaves the project", name)
-		}
-	}
-	return nil
 }

@@ -39,6 +39,7 @@ const (
 // Limits on what is read of a revision.
 const (
 	maxManifest  = 64 << 20 // bytes of one manifest
+	maxAll       = 4 * maxManifest
 	maxManifests = 2000
 )
 
@@ -102,12 +103,21 @@ func ReadPlan(dir string) (Plan, error) {
 		return p, fmt.Errorf("opening the source: %w", err)
 	}
 	defer root.Close()
+	all := 0
 	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() && (d.Name() == "node_modules" || d.Name() == "vendor") {
 			return fs.SkipDir // what lies there is not asked: packages come from registries
+		}
+		if (d.Name() == "npm-shrinkwrap.json" || d.Name() == "node_modules") && !unbuilt(path.Dir(name)) {
+			// Of any kind: npm would read the first in place of the lock file that we
+			// verify against, and the inventory as well. Fetched packages are mounted
+			// over the second, which must be a directory for that.
+			if _, err := root.Lstat(filepath.FromSlash(path.Join(path.Dir(name), "package-lock.json"))); err == nil {
+				return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeDependencyUnavailable, "%s: a package-lock.json lies beside it, and only one of them can count", name)
+			}
 		}
 		if !manifest(d.Name()) || !d.Type().IsRegular() {
 			return nil
@@ -120,8 +130,13 @@ func ReadPlan(dir string) (Plan, error) {
 		} else if info.Size() > maxManifest {
 			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeDependencyUnavailable, "%s: %d bytes are more than can be read", name, info.Size())
 		}
-		p.Files[name], err = root.ReadFile(filepath.FromSlash(name))
-		return err
+		if p.Files[name], err = root.ReadFile(filepath.FromSlash(name)); err != nil {
+			return err
+		}
+		if all += len(p.Files[name]); all > maxAll {
+			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeDependencyUnavailable, "the manifests of the revision have more than %d bytes", maxAll)
+		}
+		return nil
 	})
 	if err != nil {
 		return p, fmt.Errorf("reading manifests: %w", err)

@@ -85,7 +85,8 @@ type lab struct {
 	deps     pipeline.Dependencies
 	depsErr  error
 
-	alteredErr error // of packages that were fetched before
+	onFetch    func() // while packages are fetched
+	alteredErr error  // of packages that were fetched before
 	scans      map[string]hallmark.Outcome
 	rules      map[string]string
 	build      func() (pipeline.BuildOutput, error)
@@ -220,6 +221,9 @@ func (l resolverPort) Verify(context.Context, pipeline.Export, string) (pipeline
 }
 
 func (l resolverPort) Fetch(_ context.Context, _ pipeline.Export, dest string) (pipeline.Dependencies, error) {
+	if l.onFetch != nil {
+		l.onFetch()
+	}
 	return l.deps, errors.Join(l.hit("resolver.fetch"), l.depsErr)
 }
 

@@ -556,3 +556,30 @@ func TestConfigIsComplete(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDependenciesOfTwoRuns: a run that finds the directory made by another in
+// the meantime uses that one, after hashing it, and not its own.
+func TestDependenciesOfTwoRuns(t *testing.T) {
+	l := newLab(t, t.TempDir())
+	l.must()
+	kept, err := filepath.Glob(filepath.Join(l.dir, "deps", "*"))
+	if err != nil || len(kept) != 1 {
+		t.Fatal(kept, err)
+	}
+	for name, altered := range map[string]error{"whole": nil, "altered": errors.New("altered")} {
+		if err := os.RemoveAll(kept[0]); err != nil {
+			t.Fatal(err)
+		}
+		l := newLab(t, l.dir)
+		l.onFetch = func() {
+			l.alteredErr = altered
+			if err := os.MkdirAll(filepath.Join(kept[0], "other"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := l.run()
+		if !l.called("resolver.verify") || (err == nil) != (altered == nil) {
+			t.Errorf("%s: %v, calls %v", name, err, l.calls)
+		}
+	}
+}

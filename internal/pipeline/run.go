@@ -6,7 +6,9 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,7 +103,12 @@ func (r *run) resolve() error {
 	if r.deps, err = r.cfg.Resolver.Fetch(r.ctx, r.export, part); err != nil {
 		return r.unresolved(start, err)
 	}
-	if err := os.Rename(part, final); err != nil {
+	if err := os.Rename(part, final); errors.Is(err, fs.ErrExist) {
+		// Another run was faster. What it left is believed no more than its worker.
+		if r.deps, err = r.cfg.Resolver.Verify(r.ctx, r.export, final); err != nil {
+			return fmt.Errorf("reading the dependencies of another run: %w", err)
+		}
+	} else if err != nil {
 		return fmt.Errorf("keeping dependencies: %w", err)
 	}
 	r.depsDir = final

@@ -51,6 +51,29 @@ type Inventory struct {
 	Missed     []string    `json:"missed,omitempty"` // manifests whose components are not here
 }
 
+// Add puts in what the inventory does not name yet. Readers of manifests see less
+// than the package managers fetch: no replacement of a workspace, and of a module
+// without a go directive no indirect requirement.
+func (i *Inventory) Add(more []Component) {
+	type key struct{ ecosystem, name, version string }
+	have := map[key]bool{}
+	for _, c := range i.Components {
+		have[key{c.Ecosystem, c.Name, c.Version}] = true
+	}
+	for _, c := range more {
+		if k := (key{c.Ecosystem, c.Name, c.Version}); !have[k] {
+			have[k] = true
+			i.Components = append(i.Components, c)
+		}
+	}
+	i.sort()
+}
+
+func (i *Inventory) sort() {
+	slices.SortFunc(i.Components, func(a, b Component) int { return strings.Compare(a.PURL+"\x00"+a.Location, b.PURL+"\x00"+b.Location) })
+	i.Components = slices.Compact(i.Components)
+}
+
 // Ecosystems counts components by ecosystem.
 func (i Inventory) Ecosystems() map[string]int {
 	out := map[string]int{}
@@ -106,6 +129,40 @@ func unread(root fs.FS, p string) string {
 		return unknown
 	}
 	return ""
+}
+
+// hidden says why components lie where no reader looks: a manifest that is a link
+// is followed by build tools, and packages that are committed without a lock file
+// beside them are used and named nowhere.
+func hidden(root fs.FS, readers map[string]filesystem.Extractor, p string, d fs.DirEntry) string {
+	if d.Name() == "node_modules" && p != "." {
+		if !locked(root, path.Join(path.Dir(p), "package-lock.json")) {
+			return "packages lie in the repository and no package-lock.json names them"
+		}
+		return ""
+	}
+	if _, read := reader(readers, p); d.Type()&fs.ModeSymlink != 0 && (read || path.Base(p) == "package.json" || unread(root, p) != "") {
+		return "it is a link, and manifests are read where they lie"
+	}
+	return ""
+}
+
+// locked reports whether a lock file names packages, which then lie over what is
+// committed.
+func locked(root fs.FS, p string) bool {
+	b, err := fs.ReadFile(root, p)
+	var l struct {
+		Packages map[string]struct{ Link bool }
+	}
+	if err != nil || json.Unmarshal(b, &l) != nil {
+		return false
+	}
+	for at, e := range l.Packages {
+		if strings.HasPrefix(at, "node_modules/") && !e.Link {
+			return true
+		}
+	}
+	return false
 }
 
 // declares reports whether a package.json names dependencies; one that can't be
@@ -176,6 +233,9 @@ func WorkerMain(args []string, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
+		if why := hidden(root, readers, p, d); why != "" {
+			cov.Missed = append(cov.Missed, p+": "+why)
+		}
 		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "node_modules") {
 			return fs.SkipDir // not what is built; installed copies are named by their lock file
 		}
@@ -200,8 +260,7 @@ func WorkerMain(args []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("sbom: reading the source: %w", err)
 	}
-	slices.SortFunc(inv.Components, func(a, b Component) int { return strings.Compare(a.PURL+"\x00"+a.Location, b.PURL+"\x00"+b.Location) })
-	inv.Components = slices.Compact(inv.Components)
+	inv.sort()
 	cov.Ecosystems = inv.Ecosystems()
 	inv.Missed = cov.Missed
 	extra, err := json.Marshal(inv)

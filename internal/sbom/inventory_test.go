@@ -4,6 +4,9 @@
 package sbom
 
 import (
+	"io/fs"
+	"path"
+	"slices"
 	"testing"
 	"testing/fstest"
 )
@@ -59,5 +62,59 @@ func TestBuiltWith(t *testing.T) {
 	}
 	if got := builtWith("", []Component{{Name: "stdlib", Version: "1.21", Ecosystem: "Go"}}); got[0].Version != "1.21" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestHidden: what a build would use without its manifest being read is missed.
+func TestHidden(t *testing.T) {
+	readers, err := manifests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, link := &fstest.MapFile{}, &fstest.MapFile{Data: []byte("x"), Mode: fs.ModeSymlink}
+	for name, c := range map[string]struct {
+		tree   fstest.MapFS
+		path   string
+		missed bool
+	}{
+		"linked go.mod":        {fstest.MapFS{"go.mod": link, "x": file}, "go.mod", true},
+		"linked lock":          {fstest.MapFS{"a/package-lock.json": link}, "a/package-lock.json", true},
+		"linked package.json":  {fstest.MapFS{"package.json": link}, "package.json", true},
+		"linked requirements":  {fstest.MapFS{"requirements-dev.txt": link}, "requirements-dev.txt", true},
+		"linked unread":        {fstest.MapFS{"yarn.lock": link}, "yarn.lock", true},
+		"other link":           {fstest.MapFS{"README.md": link}, "README.md", false},
+		"go.mod":               {fstest.MapFS{"go.mod": file}, "go.mod", false},
+		"committed packages":   {fstest.MapFS{"node_modules/a/index.js": file}, "node_modules", true},
+		"linked packages":      {fstest.MapFS{"node_modules": link}, "node_modules", true},
+		"packages beside lock": {fstest.MapFS{"web/node_modules/a/index.js": file, "web/package-lock.json": {Data: []byte(`{"packages": {"": {}, "node_modules/a": {}}}`)}}, "web/node_modules", false},
+		"empty lock":           {fstest.MapFS{"node_modules/a/index.js": file, "package-lock.json": {Data: []byte(`{"packages": {"": {}, "node_modules/b": {"link": true}}}`)}}, "node_modules", true},
+	} {
+		var d fs.DirEntry
+		dir := path.Dir(c.path)
+		all, err := c.tree.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			if path.Join(dir, e.Name()) == c.path {
+				d = e
+			}
+		}
+		if why := hidden(c.tree, readers, c.path, d); (why != "") != c.missed {
+			t.Errorf("%s: %q", name, why)
+		}
+	}
+}
+
+func TestAdd(t *testing.T) {
+	i := Inventory{Components: []Component{{Name: "b", Version: "1.0.0", Ecosystem: "Go", PURL: "pkg:golang/b@1.0.0", Location: "go.mod"}}}
+	a := Component{Name: "a", Version: "1.0.0", Ecosystem: "Go", PURL: "pkg:golang/a@1.0.0"}
+	i.Add([]Component{{Name: "b", Version: "1.0.0", Ecosystem: "Go", PURL: "pkg:golang/b@1.0.0"}, a, a, {Name: "b", Version: "1.0.0", Ecosystem: "npm", PURL: "pkg:npm/b@1.0.0"}})
+	var got []string
+	for _, c := range i.Components {
+		got = append(got, c.PURL+" "+c.Location)
+	}
+	if want := []string{"pkg:golang/a@1.0.0 ", "pkg:golang/b@1.0.0 go.mod", "pkg:npm/b@1.0.0 "}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -34,6 +34,7 @@ const (
 	maxAnswer  = 1 << 30 // bytes of one answer
 	maxTotal   = 8 << 30 // bytes of all
 	maxAnswers = 200_000
+	maxClients = 64 // connections at once; the client programs use 15
 	answerTime = 10 * time.Minute
 )
 
@@ -101,13 +102,14 @@ type session struct {
 	cancel context.CancelFunc
 
 	mu      sync.Mutex
-	total   int64
+	left    int64 // bytes that may still be passed on
+	asked   int
 	fetched []intake.Fetched
 }
 
 // Open implements intake.Gateway.
 func (g *Gateway) Open(ctx context.Context, socket, spool string, registries map[intake.Registry]string) (intake.Session, error) {
-	s := &session{client: g.client, spool: spool, bases: map[intake.Registry]*url.URL{}, served: make(chan error, 1)}
+	s := &session{client: g.client, spool: spool, bases: map[intake.Registry]*url.URL{}, served: make(chan error, 1), left: maxTotal}
 	for name, where := range registries {
 		if err := CheckURL(where); err != nil {
 			return nil, hallmark.Errorf(hallmark.KindInvalid, "reading registry %s: %w", name, err)
@@ -128,16 +130,50 @@ func (g *Gateway) Open(ctx context.Context, socket, spool string, registries map
 		return nil, hallmark.Errorf(hallmark.KindInternal, "opening the gateway's socket: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
-	s.server = &http.Server{Handler: s, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 16}
-	go func() { s.served <- s.server.Serve(l) }()
+	s.server = &http.Server{Handler: s, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 16}
+	go func() {
+		s.served <- s.server.Serve(&few{Listener: l, free: make(chan struct{}, maxClients), closed: s.ctx.Done()})
+	}()
 	return s, nil
+}
+
+// few accepts a bounded number of connections at once: each holds descriptors of
+// ours, of which a worker must not take all.
+type few struct {
+	net.Listener
+	free   chan struct{}
+	closed <-chan struct{}
+}
+
+func (l *few) Accept() (net.Conn, error) {
+	select {
+	case l.free <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.free
+		return nil, err
+	}
+	return &counted{Conn: c, done: sync.OnceFunc(func() { <-l.free })}, nil
+}
+
+type counted struct {
+	net.Conn
+	done func()
+}
+
+func (c *counted) Close() error {
+	defer c.done()
+	return c.Conn.Close()
 }
 
 // Close implements intake.Session.
 func (s *session) Close() ([]intake.Fetched, error) {
 	s.cancel()
 	s.server.Close()
-	if err := <-s.served; err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := <-s.served; err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return nil, fmt.Errorf("serving the gateway: %w", err)
 	}
 	s.mu.Lock()
@@ -162,6 +198,8 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.Problem = "no registry of the policy"
 	case r.URL.RawQuery != "" || len(rest) > 2048 || !plain(rest):
 		f.Problem = "the path is not one of a package"
+	case !s.more():
+		f.Problem = fmt.Sprintf("more than %d answers or %d bytes were asked for", maxAnswers, int64(maxTotal))
 	default:
 		s.pass(w, r, base, &f)
 		return
@@ -169,16 +207,25 @@ func (s *session) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, f.Problem, http.StatusForbidden)
 }
 
-// plain reports whether an escaped path stays where it is.
+// more counts an answer, and reports whether there may be one.
+func (s *session) more() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	return s.asked <= maxAnswers && s.left > 0
+}
+
+// plain reports whether an escaped path stays where it is, also for a server that
+// unescapes it twice, and is no more than a path.
 func plain(escaped string) bool {
 	p, err := url.PathUnescape(escaped)
-	return err == nil && p != "" && path.Clean("/"+p) == "/"+strings.TrimSuffix(p, "/") && !strings.ContainsFunc(p, func(r rune) bool { return r < 0x21 || r == 0x7f || r == '\\' })
+	return err == nil && p != "" && path.Clean("/"+p) == "/"+strings.TrimSuffix(p, "/") && !strings.ContainsFunc(p, func(r rune) bool { return r < 0x21 || strings.ContainsRune("\x7f\\%?#", r) })
 }
 
 func (s *session) record(f intake.Fetched) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.fetched) < maxAnswers {
+	if len(s.fetched) < maxAnswers { // refused ones have no end
 		s.fetched = append(s.fetched, f)
 	}
 }
@@ -237,35 +284,49 @@ func why(err error) string {
 }
 
 // copy passes an answer on, hashes it and, for npm packages, keeps it.
-func (s *session) copy(w io.Writer, body io.Reader, f *intake.Fetched) error {
+func (s *session) copy(w io.Writer, body io.Reader, f *intake.Fetched) (err error) {
 	h256, h512 := sha256.New(), sha512.New()
 	to := []io.Writer{h256, h512}
 	var file *os.File
 	if f.Registry == intake.RegistryNPM && strings.HasSuffix(f.Path, ".tgz") {
-		var err error
 		if file, err = os.CreateTemp(s.spool, "package-"); err != nil {
 			return fmt.Errorf("keeping an answer: %w", err)
 		}
-		defer file.Close()
+		defer func() {
+			file.Close()
+			if err != nil {
+				os.Remove(file.Name()) // what was broken off takes no room
+			}
+		}()
 		to = append(to, file)
 	}
-	n, err := io.Copy(io.MultiWriter(append(to, w)...), io.LimitReader(body, maxAnswer+1))
+	n, err := io.Copy(io.MultiWriter(append(to, w)...), io.LimitReader(&metered{s: s, r: body}, maxAnswer+1))
 	f.Size = n
-	s.mu.Lock()
-	s.total += n
-	total := s.total
-	s.mu.Unlock()
 	switch {
 	case err != nil:
 		return fmt.Errorf("passing an answer on: %w", err)
 	case n > maxAnswer:
 		return fmt.Errorf("the answer has more than %d bytes", int64(maxAnswer))
-	case total > maxTotal:
-		return fmt.Errorf("all answers have more than %d bytes", int64(maxTotal))
 	}
 	f.SHA256, f.SHA512 = hallmark.Digest("sha256:"+fmt.Sprintf("%x", h256.Sum(nil))), h512.Sum(nil)
 	if file != nil {
 		f.File = filepath.Clean(file.Name())
 	}
 	return nil
+}
+
+// metered takes what is read from what the whole session may read.
+type metered struct {
+	s *session
+	r io.Reader
+}
+
+func (m *metered) Read(b []byte) (int, error) {
+	n, err := m.r.Read(b)
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	if m.s.left -= int64(n); m.s.left < 0 {
+		return 0, fmt.Errorf("all answers have more than %d bytes", int64(maxTotal))
+	}
+	return n, err
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/intake"
@@ -113,7 +114,7 @@ func TestRefuses(t *testing.T) {
 	l := open(t, "", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, elsewhere.URL+"/x", http.StatusFound)
 	})
-	for _, path := range []string{"/a?x=y", "/../a", "/a/../../b", "/a//b", "/%2e%2e/a", "/a%00b", "/a%5cb", "/a%20b", "/", "/" + strings.Repeat("a", 3000)} {
+	for _, path := range []string{"/a?x=y", "/../a", "/a/../../b", "/a//b", "/%2e%2e/a", "/a%00b", "/a%5cb", "/a%20b", "/a/%252e%252e/b", "/a%3fx", "/a%23x", "/", "/" + strings.Repeat("a", 3000)} {
 		if status, _, err := l.get(t, path); err == nil && status == 200 {
 			t.Errorf("%q was passed on", path)
 		}
@@ -171,5 +172,60 @@ func TestCheckURL(t *testing.T) {
 		if err := CheckURL(url); (err == nil) != good {
 			t.Errorf("%q: %v", url, err)
 		}
+	}
+}
+
+// TestSpent: a session has an end, however many answers it is asked for, and what
+// was broken off is not kept.
+func TestSpent(t *testing.T) {
+	l := open(t, "", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "0123456789") })
+	s := l.session.(*session)
+	s.mu.Lock()
+	s.left = 15
+	s.mu.Unlock()
+	for i, want := range []bool{true, false, false} {
+		if status, body, err := l.get(t, "/a/-/a-1.tgz"); (err == nil && status == 200) != want {
+			t.Errorf("answer %d: %d %q %v", i, status, body, err)
+		}
+	}
+	if len(l.asked) != 2 {
+		t.Errorf("the registry was asked %d times", len(l.asked))
+	}
+	if _, err := l.session.Close(); err != nil {
+		t.Error(err)
+	}
+	if kept, _ := filepath.Glob(filepath.Join(s.spool, "package-*")); len(kept) != 1 {
+		t.Errorf("%d answers are kept", len(kept))
+	}
+}
+
+// TestFewConnections: idle connections of a worker don't take all descriptors,
+// and those that wait don't keep the session open.
+func TestFewConnections(t *testing.T) {
+	l := open(t, "", func(http.ResponseWriter, *http.Request) {})
+	s := l.session.(*session)
+	var all []net.Conn
+	for range maxClients + 10 {
+		c, err := net.Dial("unix", filepath.Join(s.spool, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		all = append(all, c)
+	}
+	fmt.Fprint(all[0], "GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := all[0].Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	last := all[len(all)-1]
+	fmt.Fprint(last, "GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	if err := last.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := last.Read(make([]byte, 1)); err == nil {
+		t.Error("too many connections are served at once")
+	}
+	if _, err := l.session.Close(); err != nil {
+		t.Error(err)
 	}
 }
