@@ -93,6 +93,7 @@ func cmdKey(ts *testscript.TestScript, _ bool, args []string) {
 	if _, err := os.Stat(allowed); errors.Is(err, os.ErrNotExist) {
 		ts.Check(os.WriteFile(allowed, []byte(k.AllowedSigner()+"\n"), 0o644))
 	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".allowed"), []byte(k.AllowedSigner()+"\n"), 0o644))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".mail"), []byte(args[1]), 0o644))
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/conformance"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
@@ -107,6 +108,18 @@ func PolicyShow(ctx context.Context, home string) (PolicyState, error) {
 		s.Invalid, err = err.Error(), nil
 	}
 	return s, err
+}
+
+// ReadSigners reads an OpenSSH allowed_signers file as a change of the policy.
+func ReadSigners(path string) ([2]string, error) {
+	text, err := readLimited(path, maxTrustFile)
+	if err != nil {
+		return [2]string{}, hallmark.Errorf(hallmark.KindInvalid, "reading allowed signers: %w", err)
+	}
+	if _, err := identity.ParseAllowedSigners(path, text); err != nil {
+		return [2]string{}, err
+	}
+	return [2]string{policy.AllowedSigners, string(text)}, nil
 }
 
 // PolicySet changes parameters. A single operator's home signs the next version;

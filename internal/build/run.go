@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -187,7 +188,7 @@ func (r Result) Reasons(egressAllowed bool) (build, tests []hallmark.Reason) {
 		if s.Report.Signal != "" {
 			how = s.Report.Signal
 		}
-		msg := fmt.Sprintf("step %s failed with %s: %s", s.Name, how, lastLine(s.Log))
+		msg := fmt.Sprintf("step %s failed with %s: %s", s.Name, how, lastLines(s.Log))
 		build = append(build, hallmark.Reason{Code: hallmark.CodeBuildStepFailed, Check: "build", Message: msg, Fix: "run the step's command yourself; its log is kept as a blob named in the process statement"})
 		if s.Test() {
 			tests = append(tests, hallmark.Reason{Code: hallmark.CodeTestFailed, Check: "tests", Message: msg, Fix: "mend the test or the code and commit"})
@@ -196,19 +197,23 @@ func (r Result) Reasons(egressAllowed bool) (build, tests []hallmark.Reason) {
 	return build, tests
 }
 
-func lastLine(log []byte) string {
-	end := len(log)
-	for end > 0 && (log[end-1] == '\n' || log[end-1] == ' ') {
-		end--
+// lastLines is the end of a log on one line: up to five lines of it.
+func lastLines(log []byte) string {
+	const lines, most = 5, 500
+	var out []string
+	for l := range strings.Lines(string(log[max(0, len(log)-8192):])) {
+		if l = strings.TrimSpace(l); l != "" {
+			out = append(out, l)
+		}
 	}
-	start := end
-	for start > 0 && log[start-1] != '\n' && end-start < 200 {
-		start--
-	}
-	if start == end {
+	if len(out) == 0 {
 		return "no output"
 	}
-	return string(log[start:end])
+	text := strings.Join(out[max(0, len(out)-lines):], " | ")
+	if len(text) > most {
+		text = "…" + strings.ToValidUTF8(text[len(text)-most:], "")
+	}
+	return text
 }
 
 // Output is one collected artifact.

@@ -23,11 +23,14 @@ func policyCommand(s *streams) *cobra.Command {
 	return cmd
 }
 
+// policySignersKey is no parameter: signers come from a file that was parsed.
+const policySignersKey = "allowedSigners"
+
 func policySetCommand(s *streams) *cobra.Command {
-	var passFile string
+	var passFile, signers string
 	set := &cobra.Command{
-		Use: "set KEY=VALUE…", Short: "change parameters: sign the next version, or propose it to the administrators", Args: cobra.MinimumNArgs(1),
-		Long: `Change parameters of the policy. In a home with a single operator the next
+		Use: "set [KEY=VALUE…]", Short: "change parameters or signers: sign the next version, or propose it to the administrators",
+		Long: `Change parameters of the policy, or with --allowed-signers who may sign commits. In a home with a single operator the next
 version is signed and in force. Where there are several administrators it waits
 until enough of them signed it (hallmark policy sign); a proposal that waited
 before is replaced.`,
@@ -41,10 +44,20 @@ before is replaced.`,
 				return err
 			}
 			var changes [][2]string
+			if signers != "" {
+				c, err := app.ReadSigners(signers)
+				if err != nil {
+					return err
+				}
+				changes = append(changes, c)
+			}
+			if len(args) == 0 && signers == "" {
+				return hallmark.WithHint(usagef("policy set: nothing to change"), "hallmark policy set KEY=VALUE, or --allowed-signers FILE")
+			}
 			for _, a := range args {
 				k, v, ok := strings.Cut(a, "=")
-				if !ok {
-					return usagef("policy set %q: want KEY=VALUE", a)
+				if !ok || k == policySignersKey {
+					return usagef("policy set %q: want KEY=VALUE; signers are changed with --allowed-signers FILE", a)
 				}
 				changes = append(changes, [2]string{k, v})
 			}
@@ -71,6 +84,7 @@ before is replaced.`,
 			s.print("policy version %d %s", res.Version, res.Digest)
 			return nil
 		}}
+	set.Flags().StringVar(&signers, "allowed-signers", "", "OpenSSH allowed_signers file that replaces the allowed signers of the policy")
 	passphraseFlag(set, &passFile)
 	return set
 }

@@ -51,6 +51,9 @@ type Parameter struct {
 	check             func(string) error
 }
 
+// AllowedSigners is what Set calls the allowed signers, which are no parameter.
+const AllowedSigners = "allowedSigners"
+
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
@@ -396,6 +399,9 @@ func decodeExact(b []byte, limit int, v any) error {
 
 // Set returns the next version of the policy with one or more parameters
 // changed.
+//
+// The key AllowedSigners stands for the text of the allowed signers, which the
+// caller has parsed.
 func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	old, err := d.Encode()
 	if err != nil {
@@ -411,6 +417,10 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 		next.Parameters[p.Key] = d.Value(p.Key)
 	}
 	for _, c := range changes {
+		if c[0] == AllowedSigners {
+			next.AllowedSigners = c[1]
+			continue
+		}
 		p, ok := parameter(c[0])
 		if !ok {
 			return d, hallmark.WithHint(hallmark.Errorf(hallmark.KindUsage, "there is no parameter %q", c[0]), "hallmark policy show lists them")

@@ -10,12 +10,14 @@ func Remedy(code hallmark.Code) string {
 	switch code {
 	case hallmark.CodeScanDataMissing, hallmark.CodeScanDataStale:
 		return "hallmark advisories sync SOURCE, then hallmark run"
-	case hallmark.CodeScanStale, hallmark.CodeEvidenceMissing, hallmark.CodeCheckNotRun, hallmark.CodeRevisionMismatch, hallmark.CodeEvidenceTime:
+	case hallmark.CodeScanStale, hallmark.CodeEvidenceMissing, hallmark.CodeRevisionMismatch, hallmark.CodeEvidenceTime:
 		return "hallmark run"
 	case hallmark.CodeSourceUnsigned:
 		return "sign the commit: git commit --amend --no-edit -S"
 	case hallmark.CodeSourceSignerNotAllowed:
-		return "have an administrator add the key to the allowed signers of the policy"
+		return "have an administrator allow the key: hallmark policy set --allowed-signers FILE"
+	case hallmark.CodeCheckNotRun:
+		return "mend what stopped it, which another reason names, then hallmark run"
 	case hallmark.CodeSourceHistoryIncomplete:
 		return "git fetch --unshallow"
 	case hallmark.CodeSecretFound:

@@ -128,7 +128,11 @@ func judge(ctx context.Context, cfg Config, c Commit, commit string, p *intoto.S
 	}
 	v := verify(cfg, c)
 	if v.Code != "" {
-		end(hallmark.Fail, v.Code, sign, "commit %s: %s", commit, v.Message)
+		fix := sign
+		if v.Code == hallmark.CodeSourceSignerNotAllowed {
+			fix = "sign with a key that the policy allows, or have an administrator allow this one: hallmark policy set --allowed-signers FILE"
+		}
+		end(hallmark.Fail, v.Code, fix, "commit %s: %s", commit, v.Message)
 		return
 	}
 	mail := Mail(c.Committer)
