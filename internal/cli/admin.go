@@ -164,9 +164,9 @@ func doctorCommand(s *streams) *cobra.Command {
 					} else if !f.OK {
 						state = "absent"
 					}
-					s.print("  %-22s %-8s %s", f.Name, state, f.Detail)
+					s.print("  %-32s %-8s %s", f.Name, state, f.Detail)
 					if !f.OK && f.Fix != "" {
-						s.print("  %-22s          fix: %s", "", f.Fix)
+						s.print("  %-32s          fix: %s", "", f.Fix)
 					}
 				}
 				ok = ok && (f.OK || !f.Needed)
