@@ -97,7 +97,6 @@ const (
 	CodeVSALevel              Code = "VSA_LEVEL_TOO_LOW"
 	CodeVerdictDiffers        Code = "VERDICT_DIFFERS"
 	CodeExternalParameters    Code = "EXTERNAL_PARAMETERS_UNEXPECTED"
-	CodeSourceRepository      Code = "SOURCE_REPOSITORY_UNEXPECTED"
 
 	// Prevention: why an attack had no effect where nothing had to be denied.
 	// Drills report them; a denial never carries one.

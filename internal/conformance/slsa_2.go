@@ -283,7 +283,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-14", "AT-17"},
 			Rule:     "roots.json: signer and builder.id to highest level; SIGNER_UNKNOWN, BUILDER_NOT_TRUSTED, BUILDER_MISMATCH",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa", "script/verify-wrong-root"},
+			Tests:    []string{"script/verify-slsa", "script/verify-wrong-root", "verify.TestVerifyRefuses"},
 		},
 		{
 			ID:       "V02",
@@ -313,7 +313,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "PREDICATE_TYPE_UNEXPECTED",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa"},
+			Tests:    []string{"verify.TestVerifyRefuses", "verify.TestVSA"},
 		},
 		{
 			ID:       "V05",
@@ -321,9 +321,9 @@ func slsaVerify() []Requirement {
 			Who:      "Expectations",
 			Text:     "`builder.id`, canonical source repository, `buildType`, `externalParameters` equal the expected values for the package name; unrecognized `externalParameters` fail.",
 			Attacks:  []string{"AT-15"},
-			Rule:     "BUILDER_MISMATCH, SOURCE_REPOSITORY_UNEXPECTED, EXTERNAL_PARAMETERS_UNEXPECTED",
+			Rule:     "BUILDER_MISMATCH, REVISION_MISMATCH (repository and commit), EXTERNAL_PARAMETERS_UNEXPECTED",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa"},
+			Tests:    []string{"verify.TestVerifyRefuses", "internal/policy.TestEachFactDenies"},
 		},
 		{
 			ID:      "V06",
@@ -367,7 +367,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "strict parsing: unknown external parameters and duplicate keys are refused; our own extension fields only ever deny",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa", "script/drill"},
+			Tests:    []string{"verify.TestUnknownPredicateExtension", "verify.TestVerifyRefuses", "script/drill"},
 		},
 		{
 			ID:         "V11",
