@@ -517,10 +517,14 @@ func Doctor(ctx context.Context, home string) []Finding {
 	if uerr == nil {
 		add("user", false, nil, who.Username, "")
 	}
-	h, err := readHome(home) // present, and its administrators have signed it
-	if err == nil {
-		err = h.Close()
+	herr := checkHome(home)
+	there := herr == nil
+	if there { // one that can't be opened, or that waits for signatures, is not one that is missing
+		var h *Home
+		if h, herr = readHome(home); herr == nil {
+			herr = h.Close()
+		}
 	}
-	add("home", false, err, home, hallmark.HintOf(err))
+	add("home", there, herr, home, hallmark.HintOf(herr))
 	return out
 }

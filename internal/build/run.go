@@ -337,7 +337,7 @@ func Authorize(p Policy, f Facts) hallmark.Decision {
 	if f.SourceChanged {
 		add(hallmark.CodeSourceChangedInside, "the source copy changed while it was built")
 	}
-	if len(f.Steps) == 0 || f.Artifacts == 0 {
+	if len(f.Steps) == 0 || f.Artifacts == 0 && len(f.Reasons) == 0 { // else a reason says why there is none
 		add(hallmark.CodePipelineArtifact, "the build left no artifact")
 	}
 	for _, s := range f.Steps {

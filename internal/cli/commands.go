@@ -6,6 +6,7 @@ package cli
 import (
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -221,6 +222,10 @@ func (v *verifyFlags) resolve(s *streams) error {
 	return nil
 }
 
+// slsaLevel is the form of a level in a verification summary (SlsaResult of
+// https://slsa.dev/verification_summary/v1).
+var slsaLevel = regexp.MustCompile(`^SLSA_[A-Z]+_LEVEL_[0-9]$`)
+
 func verifyCommand(s *streams) *cobra.Command {
 	var v verifyFlags
 	var level string
@@ -238,6 +243,9 @@ the input can't be read.`,
 				return err
 			}
 			v.cfg.Artifact = args[0]
+			if level != "" && !slsaLevel.MatchString(level) {
+				return usagef("--level %q: want a level of SLSA, such as SLSA_BUILD_LEVEL_1", level)
+			}
 			if level != "" {
 				v.cfg.Levels = []string{level}
 			}
