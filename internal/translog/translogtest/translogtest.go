@@ -106,7 +106,7 @@ func Index(t *testing.T, open func(t *testing.T) translog.Index) {
 	for i := range 8 {
 		all.Go(func() {
 			for j := range 10 {
-				n := 100 + i*10 + j // a check for a sign keeps the conversion honest
+				n := 100 + i*10 + j
 				if n < 0 {
 					return
 				}
