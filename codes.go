@@ -94,6 +94,7 @@ const (
 	CodeGenesisMismatch       Code = "GENESIS_MISMATCH"
 	CodeVSANotPassed          Code = "VSA_NOT_PASSED"
 	CodeVSAResource           Code = "VSA_RESOURCE_MISMATCH"
+	CodeSourceRef             Code = "SOURCE_REF_UNEXPECTED"
 	CodeVSALevel              Code = "VSA_LEVEL_TOO_LOW"
 	CodeVerdictDiffers        Code = "VERDICT_DIFFERS"
 	CodeExternalParameters    Code = "EXTERNAL_PARAMETERS_UNEXPECTED"

@@ -16,6 +16,7 @@ type VSAExpectation struct {
 	Artifact    hallmark.Digest // must be a subject
 	ResourceURI string          // must be equal
 	Levels      []string        // each must be among the verified levels
+	Ref         string          // branch or tag, fully qualified, that the revision must be of; "" expects none
 }
 
 // VSA takes the seven steps of SLSA's verification of a summary. The first, the
@@ -49,6 +50,9 @@ func (v *Verifier) VSA(s Statement, want VSAExpectation) error {
 	if vsa.VerificationResult != "PASSED" { // 6
 		return denied(hallmark.CodeVSANotPassed, "verification result %.40q: want PASSED", vsa.VerificationResult)
 	}
+	if want.Ref != "" && !slices.ContainsFunc(st.Subject, func(d intoto.ResourceDescriptor) bool { return ofRef(d, want.Ref) }) {
+		return denied(hallmark.CodeSourceRef, "verification summary names no revision of %.200q", want.Ref)
+	}
 	if len(want.Levels) == 0 {
 		return denied(hallmark.CodeVSALevel, "no level to compare the summary with")
 	}
@@ -58,6 +62,13 @@ func (v *Verifier) VSA(s Statement, want VSAExpectation) error {
 		}
 	}
 	return nil
+}
+
+// ofRef reports whether a subject is a revision that annotations.sourceRefs says
+// is of ref (SLSA Source track, verifying a source VSA).
+func ofRef(d intoto.ResourceDescriptor, ref string) bool {
+	refs, ok := d.Annotations["sourceRefs"].([]any)
+	return ok && d.Digest["gitCommit"] != "" && slices.Contains(refs, any(ref))
 }
 
 func (v *Verifier) mayVerify(name, id string) bool {

@@ -29,6 +29,7 @@ type VerifyConfig struct {
 	At          time.Time       // zero means now
 	State       string
 	ResourceURI string
+	Ref         string // expected branch or tag; empty expects none
 	Levels      []string
 }
 
@@ -281,11 +282,31 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if !slices.ContainsFunc(subjects, func(a hallmark.Artifact) bool { return a.Digest == res.Artifact.Digest }) {
 		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeNoEvidenceForArtifact, "no provenance names %s", res.Artifact.Digest)
 	}
+	if err := ofRef(inputs, cfg.Ref); err != nil {
+		return err
+	}
 	levels := cfg.Levels
 	if len(levels) == 0 {
 		levels = []string{"SLSA_BUILD_LEVEL_1"} // the least that any allowed build reaches
 	}
-	return ev.verifier.VSA(vsa, verify.VSAExpectation{Artifact: res.Artifact.Digest, ResourceURI: orOwn(cfg.ResourceURI, summary.ResourceURI), Levels: levels})
+	return ev.verifier.VSA(vsa, verify.VSAExpectation{Artifact: res.Artifact.Digest, ResourceURI: orOwn(cfg.ResourceURI, summary.ResourceURI), Levels: levels, Ref: cfg.Ref})
+}
+
+// ofRef checks that the provenance was made from the expected branch or tag.
+func ofRef(inputs []verify.Statement, want string) error {
+	for _, s := range inputs {
+		if want == "" || s.PredicateType() != intoto.PredicateProvenance {
+			continue
+		}
+		p, err := intoto.ParseProvenance(s.Statement())
+		if err != nil {
+			return err
+		}
+		if ref := p.BuildDefinition.ExternalParameters.Ref; ref != want {
+			return hallmark.Coded(hallmark.KindDenied, hallmark.CodeSourceRef, "built from %.200q: want %.200q", ref, want)
+		}
+	}
+	return nil
 }
 
 func orOwn(a, b string) string {

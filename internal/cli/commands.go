@@ -272,6 +272,7 @@ the input can't be read.`,
 		},
 	}
 	v.add(cmd)
+	cmd.Flags().StringVar(&v.cfg.Ref, "ref", "", "branch or tag that the revision must be of, such as refs/heads/main")
 	cmd.Flags().StringVar(&v.cfg.ResourceURI, "resource", "", "expected resourceUri of the verification summary, such as git+https://example.org/app")
 	cmd.Flags().StringVar(&level, "level", "", "level that the summary must reach, such as SLSA_BUILD_LEVEL_1")
 	return cmd

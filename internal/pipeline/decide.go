@@ -70,7 +70,11 @@ func (r *run) vsaSubjects() []intoto.ResourceDescriptor {
 	for _, a := range r.build.Facts.Artifacts {
 		out = append(out, intoto.SubjectOf(a))
 	}
-	return append(out, intoto.SubjectOfRevision(r.revision()))
+	rev := intoto.SubjectOfRevision(r.revision())
+	if ref := r.revision().Ref; ref != "" {
+		rev.Annotations = map[string]any{"sourceRefs": []string{ref}}
+	}
+	return append(out, rev)
 }
 
 // ResourceURI is the resourceUri of a verification summary: the repository
