@@ -323,7 +323,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-15"},
 			Rule:     "BUILDER_MISMATCH, REVISION_MISMATCH (repository and commit), EXTERNAL_PARAMETERS_UNEXPECTED",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"verify.TestVerifyRefuses", "internal/policy.TestEachFactDenies"},
+			Tests:    []string{"script/verify-slsa", "verify.TestVerifyRefuses"},
 		},
 		{
 			ID:       "V06",
@@ -371,7 +371,7 @@ func slsaVerify() []Requirement {
 			Attacks:  []string{"AT-17"},
 			Rule:     "strict parsing: unknown external parameters and duplicate keys are refused; our own extension fields only ever deny",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"verify.TestUnknownPredicateExtension", "verify.TestVerifyRefuses", "script/drill"},
+			Tests:    []string{"script/verify-slsa", "verify.TestUnknownPredicateExtension", "script/drill"},
 		},
 		{
 			ID:         "V11",
