@@ -297,7 +297,7 @@ func LogFsck(ctx context.Context, home string, rebuild bool) (FsckReport, error)
 		return out, fmt.Errorf("checking the index: %w", err)
 	}
 	out.Problems, out.Unindexed = append(out.Problems, invented...), forgotten
-	out.Problems = append(out.Problems, h.policyProblems(ctx, r, forgotten == 0 && len(invented) == 0)...)
+	out.Problems = append(out.Problems, h.policyProblems(ctx, r, rep.Entries, forgotten == 0 && len(invented) == 0)...)
 	return out, nil
 }
 

@@ -392,7 +392,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		f.Guarantees = append(f.Guarantees, attest.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
 	}
 	out.Decision = b.parts.Authorize(
-		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, Tools: b.home.params.Tools},
+		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, AnyTool: b.home.params.AnyTool, Tools: b.home.params.Tools},
 		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: reasons})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {

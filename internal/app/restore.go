@@ -159,9 +159,10 @@ func (h *Home) restoreGenesis(ctx context.Context) error {
 	return nil
 }
 
-// policyProblems compares roots, genesis and policy with what the log holds. An
-// index that lacks entries can't say which policy is the newest: a rebuilt one can.
-func (h *Home) policyProblems(ctx context.Context, r *translog.Reader, indexed bool) []translog.Problem {
+// policyProblems compares roots, genesis and policy with what the log of size
+// entries holds. Where the index lacks entries, the log itself is asked whether a
+// newer policy is among them: a row that is taken away hides no rollback.
+func (h *Home) policyProblems(ctx context.Context, r *translog.Reader, size uint64, indexed bool) []translog.Problem {
 	var out []translog.Problem
 	add := func(index int64, err error) {
 		code := hallmark.CodeOf(err)
@@ -183,6 +184,9 @@ func (h *Home) policyProblems(ctx context.Context, r *translog.Reader, indexed b
 		return out
 	}
 	if !indexed {
+		if err := h.unindexedPolicy(ctx, r, size); err != nil {
+			add(-1, err)
+		}
 		return out
 	}
 	newest, err := h.newestPolicy(ctx)
@@ -195,6 +199,32 @@ func (h *Home) policyProblems(ctx context.Context, r *translog.Reader, indexed b
 		add(-1, hallmark.Coded(hallmark.KindDenied, hallmark.CodePolicyRollback, "policy version %d is in force, the log holds version %d", h.policy.Version(), newest.version))
 	}
 	return out
+}
+
+// unindexedPolicy reports a logged policy of a higher version than the one in
+// force. Whether enough keys signed it is for a rebuilt index to say.
+func (h *Home) unindexedPolicy(ctx context.Context, r *translog.Reader, size uint64) error {
+	return r.Entries(ctx, size, func(i uint64, body []byte) error {
+		d, err := translog.StatementOf(body)
+		if err != nil {
+			return err
+		}
+		pae, err := h.stores.blobs.Get(ctx, d)
+		if err != nil {
+			return err
+		}
+		st, err := intoto.Parse(pae[max(bytes.IndexByte(pae, '{'), 0):])
+		if err != nil || st.PredicateType != intoto.PredicatePolicy {
+			return nil //nolint:nilerr // not a policy; what it is, fsck has looked at
+		}
+		var p struct {
+			Version int `json:"version"`
+		}
+		if err := json.Unmarshal(st.Predicate, &p); err != nil || p.Version <= h.policy.Version() {
+			return err
+		}
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodePolicyRollback, "policy version %d is in force, log entry %d speaks of version %d, and the index is not whole: hallmark log fsck --rebuild", h.policy.Version(), i, p.Version)
+	})
 }
 
 // checkFirstEntry checks that log entry 0 is the genesis of these roots.

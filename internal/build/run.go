@@ -295,7 +295,8 @@ type Policy struct {
 	Builders      []string
 	EgressAllowed bool
 	Guarantees    []string // that must hold
-	Tools         []string // approved, NAME=HEX; nil approves every tool
+	AnyTool       bool     // tools are only recorded
+	Tools         []string // approved, NAME=HEX
 }
 
 // Facts are what the build policy judges.
@@ -327,7 +328,7 @@ func Authorize(p Policy, f Facts) hallmark.Decision {
 		}
 	}
 	for _, t := range f.Tools {
-		if p.Tools != nil && !slices.Contains(p.Tools, t) {
+		if !p.AnyTool && !slices.Contains(p.Tools, t) {
 			add(hallmark.CodeBuildTool, "this machine has the tool %s, which build.tools does not approve", t)
 		}
 	}

@@ -99,7 +99,7 @@ func Table() []Parameter {
 		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
-		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, err := parseTools(s); return err }},
+		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -224,24 +224,25 @@ func parseNumber(s string) (int, error) {
 	return n, nil
 }
 
-// parseTools reads an approved inventory as NAME=HEX; nil approves every tool.
-func parseTools(s string) ([]string, error) {
+// parseTools reads an approved inventory as NAME=HEX; anything is true where
+// tools are only recorded.
+func parseTools(s string) (approved []string, anything bool, err error) {
 	if s == "recorded" {
-		return nil, nil
+		return nil, true, nil
 	}
 	if err := nonEmpty(s); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var out []string
 	for _, t := range splitList(s) {
 		name, digest, _ := strings.Cut(t, "=")
 		d, err := hallmark.ParseDigest(digest)
 		if name == "" || err != nil {
-			return nil, fmt.Errorf("%.120q: want recorded, or NAME=sha256:HEX", t)
+			return nil, false, fmt.Errorf("%.120q: want recorded, or NAME=sha256:HEX", t)
 		}
 		out = append(out, name+"="+d.Hex())
 	}
-	return out, nil
+	return out, false, nil
 }
 
 // parseRegistry reads where a registry is; "" is none. Plain http is for
@@ -447,7 +448,8 @@ type Parameters struct {
 	BuildMemory, BuildDisk                     int64
 	BuildPIDs, BuildCPUs                       int
 	Registries                                 map[string]string // kind to URL; none is absent
-	Tools                                      []string          // approved, NAME=HEX; nil approves every tool
+	Tools                                      []string          // approved, NAME=HEX
+	AnyTool                                    bool              // tools are only recorded
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -480,7 +482,7 @@ func (d Document) Typed() (Parameters, error) {
 			p.Registries[kind] = where
 		}
 	}
-	p.Tools, err = parseTools(d.Value("build.tools"))
+	p.Tools, p.AnyTool, err = parseTools(d.Value("build.tools"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
 	if len(errs) > 0 {

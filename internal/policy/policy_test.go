@@ -22,7 +22,7 @@ func lab(t testing.TB) (*Engine, Verdict, []fact) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.params.Tools = []string{"go=bb"}
+	e.params.Tools, e.params.AnyTool = []string{"go=bb"}, false
 	rev := hallmark.Revision{Repository: "https://example.org/app", Commit: strings.Repeat("a", 40), Tree: strings.Repeat("b", 40)}
 	art := hallmark.Artifact{Name: "app", Digest: hallmark.DigestOf([]byte("app")), Size: 3}
 	v := Verdict{Clock: clock, Revision: rev, Subjects: []hallmark.Artifact{art}}
@@ -252,7 +252,7 @@ func TestOlderDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := old.Typed()
-	if err != nil || len(p.Registries) != 0 || p.Tools != nil || len(p.Drivers) != 0 {
+	if err != nil || len(p.Registries) != 0 || p.Tools != nil || !p.AnyTool || len(p.Drivers) != 0 {
 		t.Errorf("%+v %v", p, err)
 	}
 	next, err := old.Set([][2]string{{"build.cpus", "3"}}, clock)

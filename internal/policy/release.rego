@@ -240,7 +240,7 @@ within(r, p) if {
 
 # The machine that built has only approved tools, if the policy approves any.
 reasons contains reason("BUILD_TOOL_NOT_APPROVED", "build", sprintf("the build machine had the tool %s, which build.tools does not approve", [tool]), {"nearest": s.digest, "field": "attributes"}) if {
-	input.tools != null
+	not input.anyTool
 	some s in input.statements
 	s.name == "environment"
 	some tool in s.tools
