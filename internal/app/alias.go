@@ -14,12 +14,15 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/scan/sast"
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/scan/vuln"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 // Alias runs the binary as what its name says: the first process of a sandbox or
 // a keyless worker inside one. ok is false for any other name.
 func Alias(name string, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int, ok bool) {
 	switch name {
+	case trace.Alias:
+		return trace.Main(), true
 	case sandbox.Alias:
 		return sandbox.Main(), true
 	case scan.Alias:

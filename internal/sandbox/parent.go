@@ -246,6 +246,11 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	if err != nil {
 		return fail("watching for egress: %w", err)
 	}
+	agent, err := p.record(n, watcher)
+	if err != nil {
+		watcher.abandon()
+		return fail("recording the sandbox: %w", err)
+	}
 	p.report.StartedOn = clock()
 	watching := make(chan struct{})
 	go func() {
@@ -270,6 +275,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	case last = <-end:
 	case <-timer.C:
 		p.report.LimitHit = "wall"
+	case <-agent.dead():
 	case <-ctx.Done():
 	}
 	p.cmd.Process.Kill() // pid 1: everything in the pid namespace dies with it
@@ -279,6 +285,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	<-watching
 	p.report.FinishedOn = clock()
 	p.report.Egress = watcher.seen()
+	p.report.Trace = agent.finish()
 	if err := ctx.Err(); err != nil {
 		return Report{}, fmt.Errorf("running in the sandbox: %w", err)
 	}

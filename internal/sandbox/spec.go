@@ -15,6 +15,9 @@ package sandbox
 import (
 	"io"
 	"time"
+
+	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 // Alias is the name under which the binary is the sandbox's first process.
@@ -33,6 +36,14 @@ type Spec struct {
 	Workspace *Workspace
 	Self      bool   // our own binary is at SelfPath; Argv[0] is the name it gets
 	Limits    Limits //
+	Trace     *Trace // nil: nothing is recorded
+}
+
+// Trace asks for a record of everything that the program does.
+type Trace struct {
+	Engine  trace.Engine // the zero value is refused
+	Log     string       // where the canonical event log is written; no file may be there
+	Digests string       // file of known digests, or empty
 }
 
 // SelfPath is where the binary lies inside when Spec.Self asks for it.
@@ -89,6 +100,7 @@ type Report struct {
 	FinishedOn time.Time
 	Egress     []Egress
 	Guarantees []Guarantee
+	Trace      *build.Trace // set exactly when Spec.Trace was
 }
 
 // Egress is one attempt to reach an address outside the own loopback. It was

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ type watcher struct {
 	pidfd int
 	clock func() time.Time
 	end   [2]int // pipe: closed to stop
+	// connected is told of every connection, loopback included, by the process
+	// that tries it; it may be nil, and is set before run.
+	connected func(pid int, address string, refused bool)
 
 	polled [2]int32 // fd and the pipe's reading end
 
@@ -60,6 +64,18 @@ func newWatcher(pid, listener int, clock func() time.Time) (*watcher, error) {
 
 func (w *watcher) stop() { unix.Close(w.end[1]) }
 
+// abandon lets go of a watcher that never ran.
+func (w *watcher) abandon() {
+	w.stop()
+	w.close()
+}
+
+func (w *watcher) close() {
+	unix.Close(w.fd)
+	unix.Close(w.pidfd)
+	unix.Close(w.end[0])
+}
+
 func (w *watcher) seen() []Egress {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -93,11 +109,7 @@ const (
 )
 
 func (w *watcher) run() {
-	defer func() {
-		unix.Close(w.fd)
-		unix.Close(w.pidfd)
-		unix.Close(w.end[0])
-	}()
+	defer w.close()
 	for {
 		fds := []unix.PollFd{{Fd: w.polled[0], Events: unix.POLLIN}, {Fd: w.polled[1], Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
@@ -153,7 +165,11 @@ func (w *watcher) judge(n seccompNotif) *Egress {
 		return b[:k]
 	}
 	for _, m := range messages(n, read) {
-		if to, leaves := destination(m.address); leaves {
+		to, leaves := destination(m.address)
+		if to != "" && w.connected != nil {
+			w.connected(threadGroup(n.PID), to, leaves)
+		}
+		if leaves {
 			e := w.attempt(n, to)
 			if strings.HasSuffix(to, ":53") {
 				e.Name = dnsQuestion(m.payload)
@@ -220,14 +236,38 @@ func (w *watcher) unreadable(n seccompNotif, err error) *Egress {
 	return w.attempt(n, "unreadable")
 }
 
+// threadGroup is the process that a thread belongs to.
+func threadGroup(tid uint32) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return int(tid)
+	}
+	for l := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(l, "Tgid:"); ok {
+			if n, err := strconv.Atoi(strings.TrimSpace(v)); err == nil {
+				return n
+			}
+		}
+	}
+	return int(tid)
+}
+
 // destination reads a socket address; leaves is true for an internet address
-// that is not loopback.
+// that is not loopback. An address that it can't read is "".
 func destination(b []byte) (to string, leaves bool) {
-	if len(b) < 2 {
+	if len(b) < 4 {
 		return "", false
 	}
 	var ip netip.Addr
 	switch binary.NativeEndian.Uint16(b) {
+	case unix.AF_UNIX:
+		name, _, _ := strings.Cut(string(b[3:]), "\x00")
+		if b[2] != 0 { // else abstract
+			name = string(b[2:3]) + name
+		} else {
+			name = "@" + name
+		}
+		return "unix:" + name, false
 	case unix.AF_INET:
 		if len(b) < 8 {
 			return "", false
@@ -242,10 +282,7 @@ func destination(b []byte) (to string, leaves bool) {
 		return "", false
 	}
 	port := binary.BigEndian.Uint16(b[2:])
-	if ip.IsLoopback() || ip.IsUnspecified() {
-		return "", false
-	}
-	return netip.AddrPortFrom(ip, port).String(), true
+	return netip.AddrPortFrom(ip, port).String(), !ip.IsLoopback() && !ip.IsUnspecified()
 }
 
 // dnsQuestion returns the first name that a DNS message asks for.
