@@ -40,6 +40,7 @@ type Build struct {
 	Files        int             // files of the source tree
 	Manifest     hallmark.Digest // of the manifest of the source tree
 	Record       hallmark.CheckRecord
+	Trace        Trace
 }
 
 // Step is one executed command.
@@ -53,6 +54,8 @@ type Step struct {
 	StartedOn  time.Time       `json:"startedOn"`
 	FinishedOn time.Time       `json:"finishedOn"`
 	Log        hallmark.Digest `json:"log"`
+	// Events is the canonical event log of the step; "" when it has none.
+	Events hallmark.Digest `json:"events,omitempty"`
 }
 
 // Egress is one attempt to reach an address outside the sandbox's loopback.
@@ -171,6 +174,9 @@ func Environment(b Build) (intoto.Statement, error) {
 			Attribute: name, Conditions: map[string]any{"guarantee": g.Name, "detail": g.Detail},
 		})
 	}
+	for _, a := range b.Trace.environment() {
+		s.Attributes = append(s.Attributes, a)
+	}
 	return statement(intoto.PredicateSCAI, subjectRevision(b.Revision), s)
 }
 
@@ -198,7 +204,7 @@ func Process(b Build) (intoto.Statement, error) {
 		Name: intoto.NameProcess, Command: []string{}, Materials: []intoto.ResourceDescriptor{revisionMaterial(b.Revision)},
 		Byproducts: map[string]any{
 			"steps": steps, "egress": egress, "pipeline": b.Pipeline,
-			"startedOn": b.StartedOn, "finishedOn": b.FinishedOn,
+			"startedOn": b.StartedOn, "finishedOn": b.FinishedOn, "programs": b.Trace.programs(),
 		},
 		Environment: map[string]any{"builder": b.BuilderID},
 		Check:       &rec,
@@ -209,8 +215,8 @@ func Process(b Build) (intoto.Statement, error) {
 // and toolchain, each with digests (component 3).
 func Materials(b Build) (intoto.Statement, error) {
 	return statement(intoto.PredicateLink, b.products(), intoto.Link{
-		Name: intoto.NameMaterials, Command: []string{}, Materials: b.materials(),
-		Byproducts:  map[string]any{"sourceFiles": b.Files, "sourceManifest": b.Manifest},
+		Name: intoto.NameMaterials, Command: []string{}, Materials: append(b.materials(), b.Trace.materials()...),
+		Byproducts:  b.materialsFacts(),
 		Environment: map[string]any{},
 	})
 }
@@ -225,13 +231,18 @@ func Artifacts(b Build, intermediate []intoto.ResourceDescriptor) (intoto.Statem
 			Attribute: "FINAL_ARTIFACT", Target: &d, Conditions: map[string]any{"size": a.Size, "mode": a.Mode},
 		})
 	}
-	for _, d := range intermediate {
+	for _, d := range append(slices.Clone(intermediate), b.Trace.products()...) {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "INTERMEDIATE_ARTIFACT", Target: &d})
 	}
 	for _, st := range b.Steps {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
 			Attribute: "STEP_LOG", Target: &intoto.ResourceDescriptor{Name: "log of " + st.Name, Digest: sha256Of(st.Log)},
 		})
+		if st.Events != "" {
+			s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
+				Attribute: "STEP_EVENTS", Target: &intoto.ResourceDescriptor{Name: "events of " + st.Name, Digest: sha256Of(st.Events)},
+			})
+		}
 	}
 	return statement(intoto.PredicateSCAI, b.products(), s)
 }
@@ -249,7 +260,7 @@ func Provenance(b Build) (intoto.Statement, error) {
 			ExternalParameters: intoto.ExternalParameters{
 				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline,
 			},
-			InternalParameters:   map[string]any{"platform": b.Platform},
+			InternalParameters:   b.internal(),
 			ResolvedDependencies: b.materials(),
 		},
 		RunDetails: intoto.RunDetails{

@@ -336,7 +336,7 @@ func toolchain() []string {
 			out = append(out, d)
 		}
 	}
-	if g := goRoot(); g != "" && !strings.HasPrefix(g, "/usr/") {
+	if g := GoRoot(); g != "" && !strings.HasPrefix(g, "/usr/") {
 		out = append(out, g)
 	}
 	for _, d := range []string{"/etc/alternatives", "/etc/ssl/certs", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/debian_version", "/etc/os-release"} {
@@ -347,8 +347,8 @@ func toolchain() []string {
 	return out
 }
 
-// goRoot finds the Go toolchain by the program in PATH.
-func goRoot() string {
+// GoRoot finds the Go toolchain by the program in PATH.
+func GoRoot() string {
 	p, err := exec.LookPath("go")
 	if err != nil {
 		return ""
@@ -362,7 +362,7 @@ func goRoot() string {
 // Path is the PATH of programs inside.
 func Path() string {
 	dirs := []string{"/usr/local/go/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-	if g := goRoot(); g != "" {
+	if g := GoRoot(); g != "" {
 		if d := filepath.Join(g, "bin"); !slices.Contains(dirs, d) {
 			dirs = append([]string{d}, dirs...)
 		}

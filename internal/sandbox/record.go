@@ -62,3 +62,9 @@ func (r recording) finish() *build.Trace {
 	t := r.agent.Finish()
 	return &t
 }
+
+// Furnished are the files that every sandbox is given by us, by their paths
+// inside.
+func Furnished() []string {
+	return []string{"/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hostname", SelfPath}
+}
