@@ -42,6 +42,7 @@ type recorded struct {
 type contract struct {
 	engine trace.Engine
 	limits sandbox.Limits
+	host   int // user on the host; 0: any
 }
 
 // run runs a shell script with dir mounted read-only at /in, and reads the log.
@@ -64,7 +65,10 @@ func (c contract) run(t *testing.T, dir, script string, change func(*sandbox.Spe
 	if change != nil {
 		change(&spec)
 	}
-	rep, err := s.Run(t.Context(), spec)
+	if c.host == 0 {
+		c.host = sandbox.HostID()
+	}
+	rep, err := s.RunAs(t.Context(), c.host, spec)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
