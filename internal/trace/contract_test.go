@@ -75,3 +75,16 @@ func TestFirst(t *testing.T) {
 		t.Logf("%s", b)
 	}
 }
+
+func TestLua(t *testing.T) {
+	r := run(t, trace.Kernel, "cp -r /lua . && cd lua/src && make generic >/dev/null", func(s *sandbox.Spec) { s.Mounts = []sandbox.Mount{{Source: "/tmp/kb/lua", Target: "/lua"}} })
+	t.Log(r.out, r.report.Trace)
+	for i, e := range r.events {
+		if e.Kind == build.EventUnstable {
+			for _, e := range r.events[i-40:i+10] {
+				b, _ := e.Encode()
+				t.Logf("%s", b)
+			}
+		}
+	}
+}
