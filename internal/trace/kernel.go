@@ -43,6 +43,8 @@ type kernel struct {
 	hands sync.WaitGroup
 	busy  sync.WaitGroup // hashes that are not done
 	batch []fileEvent
+	ended []happening // processes whose end is not recorded yet
+	waits map[int]int // events of a process that wait for a hash
 	// buffer is for small files, whose hash is taken under mu
 	buffer []byte
 }
@@ -63,7 +65,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	}
 	*k = kernel{
 		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
-		args: map[int]*running{}, buffer: make([]byte, small), jobs: make(chan job, 64), wake: -1,
+		args: map[int]*running{}, waits: map[int]int{}, buffer: make([]byte, small), jobs: make(chan job, 64), wake: -1,
 	}
 	defer func() {
 		if err != nil {
@@ -193,6 +195,7 @@ func (k *kernel) settle() {
 	for _, h := range rest {
 		k.happened(h)
 	}
+	k.bury(len(k.ended))
 	if n, err := k.procs.missed(); err != nil {
 		k.r.fail("%v", err)
 	} else if n > 0 {
@@ -208,24 +211,48 @@ func (k *kernel) turn() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	some := k.drainProcesses()
+	// What these did is queued by now; what the others did may come later.
+	ended := len(k.ended)
 	for _, g := range []*group{k.sealed, k.live, k.readers} {
-		var err error
-		if k.batch, err = g.read(k.batch[:0]); err != nil {
+		queued, err := g.queued()
+		if err != nil {
 			k.r.fail("%v", err)
 			return false
 		}
-		if len(k.batch) == 0 {
-			continue
-		}
-		some = true
-		// The processes that did this were born before: what is in the ring now
-		// names them.
-		k.drainProcesses()
-		for _, e := range k.batch {
-			k.event(e)
+		for queued > 0 {
+			if k.batch, err = g.read(k.batch[:0]); err != nil {
+				k.r.fail("%v", err)
+				return false
+			}
+			if len(k.batch) == 0 {
+				break
+			}
+			queued -= len(k.batch)
+			some = true
+			// The processes that did this were born before: what is in the ring now
+			// names them.
+			k.drainProcesses()
+			for _, e := range k.batch {
+				k.event(e)
+			}
 		}
 	}
+	k.bury(ended)
 	return some
+}
+
+// bury records the ends of the first n processes that ended: what they did
+// before is recorded, but for what waits for a hash.
+func (k *kernel) bury(n int) {
+	var wait []happening
+	for _, h := range k.ended[:n] {
+		if k.waits[h.tgid] > 0 {
+			wait = append(wait, h)
+			continue
+		}
+		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
+	}
+	k.ended = append(wait, k.ended[n:]...)
 }
 
 func (k *kernel) drainProcesses() (some bool) {
@@ -248,7 +275,8 @@ func (k *kernel) happened(h happening) {
 	case ringFork:
 		k.r.fork(h.tgid, int(h.word[0]))
 	case ringExit:
-		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
+		h.bytes = nil // they are the ring's
+		k.ended = append(k.ended, h)
 	case ringExec:
 		run := &running{want: h.word[2]}
 		if f := k.known[inode{dev: deviceOf(h.word[1]), ino: h.word[0]}]; f != nil && f.digest != (digest{}) {
