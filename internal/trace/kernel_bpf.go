@@ -38,7 +38,7 @@ const (
 	chunk     = 4096
 	chunks    = 640 // of the arguments of one exec: more than the kernel takes (a quarter of the stack limit of 8 MiB)
 	ringBytes = 16 << 20
-	most      = 1 << 17 // processes at a time
+	most      = 1 << 15 // processes at a time: as many as the kernel has numbers for, unless it was told otherwise
 )
 
 // happening is one record.
@@ -73,7 +73,8 @@ func follow(first int) (*processes, error) {
 }
 
 func (p *processes) open(first int) error {
-	kernel, err := btf.LoadKernelSpec()
+	cache := btf.NewCache() // the kernel's types take tens of milliseconds to read
+	kernel, err := cache.Kernel()
 	if err != nil {
 		return fmt.Errorf("reading the kernel's types: %w", err)
 	}
@@ -99,27 +100,27 @@ func (p *processes) open(first int) error {
 	}
 	p.reader.SetDeadline(p.deadline)
 	a := &assembler{kernel: kernel, traced: traced.FD(), events: events.FD(), lost: p.lost.FD(), ending: p.ending.FD()}
-	for _, prog := range []struct {
-		at    string
-		write func() asm.Instructions
-	}{
-		{"sched_process_fork", a.fork}, {"sched_process_exec", a.exec}, {"sched_process_exit", a.exit}, {"sched_process_free", a.free},
+	all := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{}}
+	for at, insns := range map[string]asm.Instructions{
+		"sched_process_fork": a.fork(), "sched_process_exec": a.exec(), "sched_process_exit": a.exit(), "sched_process_free": a.free(),
 	} {
-		insns := prog.write()
-		if a.err != nil {
-			return a.err
-		}
-		loaded, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: prog.at, Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: prog.at,
+		all.Programs[at] = &ebpf.ProgramSpec{
+			Name: at, Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: at,
 			Instructions: insns, License: "GPL", // the helpers that read memory ask for it
-		})
-		if err != nil {
-			return fmt.Errorf("loading the program at %s: %w", prog.at, err)
 		}
-		l, err := link.AttachTracing(link.TracingOptions{Program: loaded})
-		loaded.Close()
+	}
+	if a.err != nil {
+		return a.err
+	}
+	loaded, err := ebpf.NewCollectionWithOptions(all, ebpf.CollectionOptions{Cache: cache})
+	if err != nil {
+		return fmt.Errorf("loading the programs: %w", err)
+	}
+	defer loaded.Close()
+	for at, prog := range loaded.Programs {
+		l, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
-			return fmt.Errorf("attaching the program at %s: %w", prog.at, err)
+			return fmt.Errorf("attaching the program at %s: %w", at, err)
 		}
 		p.links = append(p.links, l)
 	}
