@@ -77,7 +77,11 @@ func begin(s Subject, r *recorder) (engine, error) {
 
 // candidates are the engines to try, in order.
 func candidates(s Subject) []engine {
-	return nil
+	var out []engine
+	if s.Engine == Best || s.Engine == Kernel {
+		out = append(out, &kernel{})
+	}
+	return out
 }
 
 // listen takes notices until the control plane has no more; one that ends without
