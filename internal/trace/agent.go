@@ -77,11 +77,13 @@ func begin(s Subject, r *recorder) (engine, error) {
 
 // candidates are the engines to try, in order.
 func candidates(s Subject) []engine {
-	var out []engine
-	if s.Engine == Best || s.Engine == Kernel {
-		out = append(out, &kernel{})
+	switch Pick(s.Engine) {
+	case Kernel:
+		return []engine{&kernel{}}
+	case Ptrace:
+		return []engine{newTracer()}
 	}
-	return out
+	return nil
 }
 
 // listen takes notices until the control plane has no more; one that ends without
