@@ -159,6 +159,13 @@ func host(t *testing.T, path string) []byte {
 
 func TestPtrace(t *testing.T) { suite(t, contract{engine: trace.Ptrace}) }
 
+func TestKernel(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("fanotify and BPF need root")
+	}
+	suite(t, contract{engine: trace.Kernel})
+}
+
 func suite(t *testing.T, c contract) {
 	t.Run("reads", func(t *testing.T) {
 		dir := input(t)
