@@ -55,6 +55,7 @@ const (
 	CodeBuildPolicy         Code = "BUILD_POLICY_REFUSED"
 	CodeBuildTool           Code = "BUILD_TOOL_NOT_APPROVED"
 	CodeTraceUnavailable    Code = "BUILD_TRACE_UNAVAILABLE"
+	CodeTraceAltered        Code = "EVIDENCE_TRACE_ALTERED"
 	CodeTraceIncomplete     Code = "BUILD_TRACE_INCOMPLETE"
 	CodeInputUnstable       Code = "BUILD_INPUT_UNSTABLE"
 	CodeUnexplained         Code = "BUILD_MATERIAL_UNEXPLAINED"

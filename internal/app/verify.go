@@ -285,6 +285,10 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if err := ofRef(inputs, cfg.Ref); err != nil {
 		return err
 	}
+	if err := ev.checkTrace(inputs); err != nil {
+		return err
+	}
+	res.Warnings = ev.warnings
 	levels := cfg.Levels
 	if len(levels) == 0 {
 		levels = []string{"SLSA_BUILD_LEVEL_1"} // the least that any allowed build reaches

@@ -162,6 +162,7 @@ func host(t *testing.T, path string) []byte {
 }
 
 func TestPtrace(t *testing.T) { suite(t, contract{engine: trace.Ptrace}) }
+
 func TestKernel(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("fanotify and BPF need root")

@@ -491,3 +491,14 @@ func (a *assembler) part(size asm.Instruction) asm.Instructions {
 		submit(),
 	)
 }
+
+// bpfWorks reports whether we may load programs: a ring buffer, which needs the
+// same right as they do.
+func bpfWorks() bool {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "probe", Type: ebpf.RingBuf, MaxEntries: uint32(os.Getpagesize())})
+	if err != nil {
+		return false
+	}
+	m.Close()
+	return true
+}
