@@ -68,14 +68,14 @@ func (t *tracer) sum(f *os.File) (hallmark.Digest, error) {
 	}
 }
 
-// inode is one file, whatever it holds.
-type inode struct{ dev, ino uint64 }
+// node is one file, whatever it holds.
+type node struct{ dev, ino uint64 }
 
-func (id identity) inode() inode { return inode{id.dev, id.ino} }
+func (id identity) node() node { return node{id.dev, id.ino} }
 
 // known are the digests of the versions that were hashed.
 type known struct {
-	files map[inode]version
+	files map[node]version
 }
 
 type version struct {
@@ -83,7 +83,7 @@ type version struct {
 	digest hallmark.Digest
 }
 
-func openKnown(path string) (known, error) { return known{files: map[inode]version{}}, nil }
+func openKnown(path string) (known, error) { return known{files: map[node]version{}}, nil }
 
 // find returns the digest of a version. What somebody may be writing is not
 // known.
@@ -91,16 +91,16 @@ func (k *known) find(id identity, label string, shaky, inside bool) (hallmark.Di
 	if shaky {
 		return "", false
 	}
-	v, ok := k.files[id.inode()]
+	v, ok := k.files[id.node()]
 	return v.digest, ok && v.id == id
 }
 
 func (k *known) keep(id identity, d hallmark.Digest, inside bool) {
-	k.files[id.inode()] = version{id, d}
+	k.files[id.node()] = version{id, d}
 }
 
 // drop forgets a file that is about to change: two versions may look the same
 // where a kernel's clock is coarse.
-func (k *known) drop(id identity) { delete(k.files, id.inode()) }
+func (k *known) drop(id identity) { delete(k.files, id.node()) }
 
 func (k *known) close() error { return nil }
