@@ -147,7 +147,7 @@ func (t *tracer) settle(w *written, last bool) {
 	if last {
 		t.release(w)
 		if err == nil {
-			t.digests.keep(id, d, true)
+			t.digests.keep(id, d, nil)
 		}
 	}
 }
