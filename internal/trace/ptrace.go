@@ -33,6 +33,9 @@ type tracer struct {
 	digests known
 	writing writers
 
+	stops int
+	heap  uint64 // bytes after the last collection
+
 	path []byte // scratch of the loop
 	link []byte
 	hash []byte
@@ -108,6 +111,7 @@ func (t *tracer) attach(s Subject, r *recorder) error {
 // run handles stops until no process is left. All of them end before the control
 // plane says that the step is over.
 func (t *tracer) run(finish <-chan struct{}) {
+	alone()
 	for {
 		var ws unix.WaitStatus
 		tid, err := waitAny(&ws)
@@ -123,6 +127,7 @@ func (t *tracer) run(finish <-chan struct{}) {
 			continue
 		}
 		t.stopped(tid, ws)
+		t.rest()
 	}
 	t.drain()
 	t.settleAll()

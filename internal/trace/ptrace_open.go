@@ -74,7 +74,7 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 
 // reads records a file that is open for reading as fd.
 func (t *tracer) reads(th *thread, label string, fd int, id identity, shaky bool) {
-	d, ok := t.digests.find(id, label, shaky, t.inside(label))
+	d, ok := t.digests.find(id, shaky, t.inside(label))
 	if !ok {
 		f, err := t.take(th, fd)
 		if err != nil {
@@ -82,12 +82,9 @@ func (t *tracer) reads(th *thread, label string, fd int, id identity, shaky bool
 			return
 		}
 		defer f.Close()
-		if d, id, err = t.digest(f, label); err != nil {
+		if d, id, err = t.content(f, label, id); err != nil {
 			t.lost(th, "%s: %v", label, err)
 			return
-		}
-		if !shaky {
-			t.digests.keep(id, d, t.inside(label))
 		}
 	}
 	t.rec.opened(th.proc.pid, label, id, d)

@@ -20,13 +20,13 @@ import (
 // gone.
 type writers struct {
 	notify int
-	files  map[inode]*written
+	files  map[node]*written
 	watch  map[int32]*written
 }
 
 // written is one such file.
 type written struct {
-	key     inode
+	key     node
 	fd      int
 	wd      int32 // -1: it is not watched, since the user has no watch left
 	label   string
@@ -43,7 +43,7 @@ type sight struct {
 }
 
 func (w *writers) open() error {
-	w.files, w.watch = map[inode]*written{}, map[int32]*written{}
+	w.files, w.watch = map[node]*written{}, map[int32]*written{}
 	var err error
 	if w.notify, err = unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC); err != nil {
 		return fmt.Errorf("watching for files that are closed: %w", err)
@@ -55,13 +55,13 @@ func (w *writers) has(id identity) bool {
 	if len(w.files) == 0 {
 		return false
 	}
-	_, ok := w.files[id.inode()]
+	_, ok := w.files[id.node()]
 	return ok
 }
 
 // read remembers what a process saw of a file that somebody can write to.
 func (w *writers) read(id identity, process int, d hallmark.Digest) {
-	if f := w.files[id.inode()]; f != nil {
+	if f := w.files[id.node()]; f != nil {
 		f.reads = append(f.reads, sight{process, d})
 	}
 }
@@ -69,15 +69,15 @@ func (w *writers) read(id identity, process int, d hallmark.Digest) {
 // writes takes note of a file that is open for writing. t.path leads to it.
 func (t *tracer) writes(th *thread, label string, id identity) {
 	t.digests.drop(id)
-	w := t.writing.files[id.inode()]
+	w := t.writing.files[id.node()]
 	if w == nil {
 		fd, e := openRaw(t.path, unix.O_PATH)
 		if e != 0 {
 			t.lost(th, "%s, which it writes: %v", label, e)
 			return
 		}
-		w = &written{key: id.inode(), fd: fd, wd: -1, label: label}
-		t.writing.files[id.inode()] = w
+		w = &written{key: id.node(), fd: fd, wd: -1, label: label}
+		t.writing.files[id.node()] = w
 		if wd, err := unix.InotifyAddWatch(t.writing.notify, ownPath(fd), unix.IN_CLOSE_WRITE); err == nil {
 			w.wd = int32(wd)
 			t.writing.watch[w.wd] = w
@@ -147,7 +147,7 @@ func (t *tracer) settle(w *written, last bool) {
 	if last {
 		t.release(w)
 		if err == nil {
-			t.digests.keep(id, d, true)
+			t.digests.keep(id, d, nil)
 		}
 	}
 }
