@@ -337,11 +337,14 @@ func attach(t *testing.T, pid int, dir string) (end func()) {
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() && !strings.Contains(lines.Text(), "attached") {
 	}
-	return func() {
+	ended := make(chan struct{})
+	go func() { // or strace would wait for us
+		defer close(ended)
 		for lines.Scan() {
 		}
 		cmd.Wait()
-	}
+	}()
+	return func() { <-ended }
 }
 
 // TestStrace runs builds that strace watches from outside, at the same time:
@@ -390,7 +393,7 @@ func TestStrace(t *testing.T) {
 func bothWays(t *testing.T, tree, script string) (*seen, recorded) {
 	t.Helper()
 	in, stdir, scratch, host := input(t), t.TempDir(), filepath.Join(t.TempDir(), "scratch"), sandbox.HostID()
-	if err := sandbox.NewScratch(scratch, host); err != nil {
+	if err := errors.Join(sandbox.NewScratch(scratch, host), sandbox.Give(tree, host)); err != nil {
 		t.Fatal(err)
 	}
 	marker := fmt.Sprintf("/in/strace-%d-%d", os.Getpid(), time.Now().UnixNano())
