@@ -186,6 +186,7 @@ func furnish(r room) (overlay bool, err error) {
 	if r.Self != "" {
 		f.grab("self", r.Self)
 	}
+	bindMemfd()
 	// The file systems made from here on belong to the program's user.
 	f.do("taking the user of the program", setEffective(insideID))
 	f.root()
@@ -481,7 +482,7 @@ func dropPrivileges() error {
 }
 
 func installFilter() (int, error) {
-	prog := filter()
+	prog := filter(memfdBound())
 	size := len(prog)
 	if size <= 0 || size > math.MaxUint16 {
 		return 0, fmt.Errorf("a system call filter of %d instructions", size)

@@ -80,7 +80,7 @@ func (f facts) guarantees(shared []string) []Guarantee {
 		{"namespaces", len(shared) == 0, detail(strings.Join(namespaces, ", "), "shared with the host: ", shared)},
 		{"no-new-privileges", f.Status["NoNewPrivs"] == "1", ""},
 		{"capabilities-dropped", len(held) == 0 && f.Status["Uid"] == id && f.Status["Gid"] == id, detail("all, bounding set included", "held: ", held)},
-		{"seccomp", f.Status["Seccomp"] == "2", "system calls on the list are refused"},
+		{"seccomp", f.Status["Seccomp"] == "2", "only listed system calls exist"},
 		{"root-read-only", f.RootReadOnly, "toolchain directories of the host"},
 		{"no-network", slices.Equal(f.Interfaces, []string{"lo"}), "interfaces: " + strings.Join(f.Interfaces, ", ")},
 	}
