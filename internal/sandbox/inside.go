@@ -317,47 +317,6 @@ func (f *furniture) toolchain(dirs []string) {
 	}
 }
 
-// devices binds the few devices that hold nothing.
-func (f *furniture) devices() {
-	if f.err != nil {
-		return
-	}
-	f.do("making /dev", os.MkdirAll(newRoot+"/dev", 0o755))
-	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		at := newRoot + "/dev/" + d
-		f.do("making /dev/"+d, os.WriteFile(at, nil, 0o666))
-		if f.err == nil {
-			f.do("binding /dev/"+d, unix.Mount("/dev/"+d, at, "", unix.MS_BIND, ""))
-		}
-	}
-	for name, to := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"} {
-		f.do("linking /dev/"+name, os.Symlink(to, newRoot+"/dev/"+name))
-	}
-}
-
-// proc mounts a proc file system of the own pid namespace, with the files that
-// speak of the machine covered.
-func (f *furniture) proc() {
-	if f.err != nil {
-		return
-	}
-	f.do("making /proc", os.MkdirAll(newRoot+"/proc", 0o555))
-	f.do("mounting /proc", unix.Mount("proc", newRoot+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
-	for _, p := range []string{"kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "sched_debug", "kallsyms", "kmsg"} {
-		at := newRoot + "/proc/" + p
-		if _, err := os.Lstat(at); err == nil && f.err == nil {
-			f.do("covering /proc/"+p, unix.Mount(newRoot+"/dev/null", at, "", unix.MS_BIND, ""))
-		}
-	}
-	for _, p := range []string{"sys", "bus", "fs", "irq"} {
-		at := newRoot + "/proc/" + p
-		if _, err := os.Lstat(at); err == nil && f.err == nil {
-			f.do("binding /proc/"+p, unix.Mount(at, at, "", unix.MS_BIND|unix.MS_REC, ""))
-			f.do("protecting /proc/"+p, unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
-		}
-	}
-}
-
 // etc writes the few files that programs look for. The name server is an address
 // that belongs to nobody (RFC 5737), so that a look-up is seen as egress.
 func (f *furniture) etc() {

@@ -18,6 +18,8 @@ type facts struct {
 	Status       map[string]string // of /proc/thread-self/status
 	Interfaces   []string
 	RootReadOnly bool
+	Masks        *masks
+	MemoryRuns   bool // an executable file in memory could be made
 }
 
 func measure() (facts, error) {
@@ -47,7 +49,13 @@ func measure() (facts, error) {
 		return f, fmt.Errorf("reading the root's mount flags: %w", err)
 	}
 	f.RootReadOnly = st.Flags&unix.ST_RDONLY != 0
-	return f, nil
+	m, err := lookAround()
+	f.Masks = &m
+	if fd, merr := unix.MemfdCreate("probe", unix.MFD_EXEC|unix.MFD_CLOEXEC); merr == nil {
+		unix.Close(fd)
+		f.MemoryRuns = true
+	}
+	return f, err
 }
 
 var namespaces = []string{"user", "mnt", "pid", "net", "ipc", "uts", "cgroup"}
@@ -76,14 +84,19 @@ func (f facts) guarantees(shared []string) []Guarantee {
 		}
 	}
 	id := fmt.Sprintf("%d %[1]d %[1]d %[1]d", insideID)
-	return []Guarantee{
+	m := masks{Proc: []string{"not looked at"}, Sys: true, Devices: []string{"not looked at"}, Settings: []string{"not looked at"}}
+	if f.Masks != nil {
+		m = *f.Masks
+	}
+	return append([]Guarantee{
 		{"namespaces", len(shared) == 0, detail(strings.Join(namespaces, ", "), "shared with the host: ", shared)},
 		{"no-new-privileges", f.Status["NoNewPrivs"] == "1", ""},
 		{"capabilities-dropped", len(held) == 0 && f.Status["Uid"] == id && f.Status["Gid"] == id, detail("all, bounding set included", "held: ", held)},
 		{"seccomp", f.Status["Seccomp"] == "2", "only listed system calls exist"},
 		{"root-read-only", f.RootReadOnly, "toolchain directories of the host"},
 		{"no-network", slices.Equal(f.Interfaces, []string{"lo"}), "interfaces: " + strings.Join(f.Interfaces, ", ")},
-	}
+		{"memory-not-executable", f.Masks != nil && !f.MemoryRuns, "memfd_create makes no program"},
+	}, m.guarantees()...)
 }
 
 func detail(good, bad string, list []string) string {
