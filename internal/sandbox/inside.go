@@ -35,7 +35,7 @@ func Main() int {
 		say.Encode(note{Error: err.Error()})
 		return 1
 	}
-	cmd, ready, err := prepare()
+	cmd, ready, probe, err := prepare()
 	if err != nil {
 		say.Encode(note{Error: err.Error()})
 		return 1
@@ -53,13 +53,17 @@ func Main() int {
 		ack.Read(make([]byte, 1))
 		os.Exit(1)
 	}()
+	if err := attemptOwn(probe); err != nil {
+		fmt.Fprintf(os.Stderr, "trying the watcher: %v\n", err)
+		return 1
+	}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintf(os.Stderr, "starting %s: %v\n", cmd.Path, err)
 		say.Encode(note{Exited: true, Code: 127})
-		return 0
+		select {}
 	}
 	say.Encode(reap(cmd.Process.Pid))
-	return 0
+	select {} // the control plane looks at the room once more, and ends it
 }
 
 // seal keeps what this process holds from the program. Descriptors that our own
@@ -100,29 +104,30 @@ func reap(program int) note {
 	}
 }
 
-func prepare() (*exec.Cmd, note, error) {
+func prepare() (*exec.Cmd, note, uint16, error) {
 	var r room
 	if err := json.NewDecoder(os.NewFile(fdSpec, "spec")).Decode(&r); err != nil {
-		return nil, note{}, fmt.Errorf("reading the spec: %w", err)
+		return nil, note{}, 0, fmt.Errorf("reading the spec: %w", err)
 	}
 	ready := note{Ready: true}
 	var err error
 	if ready.Overlay, err = furnish(r); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if err := loopbackUp(); err != nil {
-		return nil, note{}, fmt.Errorf("bringing loopback up: %w", err)
+		return nil, note{}, 0, fmt.Errorf("bringing loopback up: %w", err)
 	}
 	if err := unix.Sethostname([]byte("sandbox")); err != nil {
-		return nil, note{}, fmt.Errorf("naming the host: %w", err)
+		return nil, note{}, 0, fmt.Errorf("naming the host: %w", err)
 	}
 	if r.Limits.Disk <= 0 {
-		return nil, note{}, errors.New("a room without a disk limit")
+		return nil, note{}, 0, errors.New("a room without a disk limit")
 	}
 	limit(unix.RLIMIT_FSIZE, uint64(r.Limits.Disk))
 	limit(unix.RLIMIT_CORE, 0)
+	limit(unix.RLIMIT_NPROC, uint64(max(r.Limits.PIDs, 1)))
 	if err := becomeInsider(r.Groups); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	cmd := &exec.Cmd{
 		Args: r.Argv, Env: r.Env, Dir: r.Dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
@@ -131,18 +136,18 @@ func prepare() (*exec.Cmd, note, error) {
 	if r.Self != "" {
 		cmd.Path = SelfPath
 	} else if cmd.Path, err = lookPath(r.Argv[0], r.Env); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if err := dropPrivileges(); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if ready.Listener, err = installFilter(); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if ready.Facts, err = measure(); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
-	return cmd, ready, nil
+	return cmd, ready, r.Probe, nil
 }
 
 func lookPath(name string, env []string) (string, error) {

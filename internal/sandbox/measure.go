@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,8 @@ type facts struct {
 	Interfaces   []string
 	RootReadOnly bool
 	Masks        *masks
-	MemoryRuns   bool // an executable file in memory could be made
+	MemoryRuns   bool   // an executable file in memory could be made
+	Processes    string // limit of processes of the user namespace, if it bounds a tree
 }
 
 func measure() (facts, error) {
@@ -49,6 +51,13 @@ func measure() (facts, error) {
 		return f, fmt.Errorf("reading the root's mount flags: %w", err)
 	}
 	f.RootReadOnly = st.Flags&unix.ST_RDONLY != 0
+	var nproc unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &nproc); err != nil {
+		return f, fmt.Errorf("reading the limit of processes: %w", err)
+	}
+	if nproc.Max != unix.RLIM_INFINITY && nproc.Cur == nproc.Max && countsByNamespace() {
+		f.Processes = strconv.FormatUint(nproc.Max, 10)
+	}
 	m, err := lookAround()
 	f.Masks = &m
 	if fd, merr := unix.MemfdCreate("probe", unix.MFD_EXEC|unix.MFD_CLOEXEC); merr == nil {
@@ -56,6 +65,20 @@ func measure() (facts, error) {
 		f.MemoryRuns = true
 	}
 	return f, err
+}
+
+// countsByNamespace reports whether the kernel counts the processes of a user
+// for each user namespace, so that the limit is one of the room (Linux 5.14).
+func countsByNamespace() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	if n, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); n != 2 || err != nil {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 14
 }
 
 var namespaces = []string{"user", "mnt", "pid", "net", "ipc", "uts", "cgroup"}

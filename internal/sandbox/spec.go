@@ -33,6 +33,11 @@ type Spec struct {
 	Workspace *Workspace
 	Self      bool   // our own binary is at SelfPath; Argv[0] is the name it gets
 	Limits    Limits //
+
+	// OnEgress hears of every attempt while the program runs, before the call
+	// that made it returns. It may be nil; it must be quick and safe for calls
+	// from another goroutine.
+	OnEgress func(Egress)
 }
 
 // SelfPath is where the binary lies inside when Spec.Self asks for it.
@@ -82,9 +87,10 @@ func (l Limits) defaults() Limits {
 
 // Report is what the outside saw.
 type Report struct {
-	ExitCode   int    // of the program; -1 when a signal ended it
-	Signal     string // its name, if one ended it
-	LimitHit   string // wall, memory, disk or empty
+	ExitCode   int      // of the program; -1 when a signal ended it
+	Signal     string   // its name, if one ended it
+	LimitHit   string   // wall, memory, disk or empty
+	Lost       []string // limits (memory, pids, cpu) that vanished while it ran; the program was ended
 	StartedOn  time.Time
 	FinishedOn time.Time
 	Egress     []Egress
@@ -95,8 +101,9 @@ type Report struct {
 // refused.
 type Egress struct {
 	Time    time.Time
-	PID     int
-	Process string
+	PID     int    // on the host
+	Process string // the name that it gives itself
+	Program string // its executable: path inside, and only the kernel can say it
 	Proto   string
 	Address string
 	Name    string // from a DNS question
