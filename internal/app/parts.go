@@ -5,9 +5,11 @@ package app
 
 import (
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -28,6 +30,39 @@ type BuildPlace struct {
 	Mounts  []sandbox.Mount
 	HostID  int // user on the host of the steps
 	Limits  func(wall time.Duration) sandbox.Limits
+}
+
+// Spec is how a step runs in this place.
+func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
+	s := sandbox.Spec{
+		Argv: []string{"sh", "-e", "-c", c.Script}, Env: slices.Clone(c.Env), Dir: Workspace, Stdout: out, Stderr: out,
+		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts),
+		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace},
+	}
+	for i, secret := range c.Secrets {
+		s.Secrets = append(s.Secrets, secret.Value)
+		s.Env = append(s.Env, fmt.Sprintf("%s=%d", build.SecretVariable(secret.Name), 3+i))
+	}
+	if c.Alert != nil {
+		s.OnEgress = func(e sandbox.Egress) { c.Alert(egressOf(e)) }
+	}
+	return s
+}
+
+func egressOf(e sandbox.Egress) build.Egress {
+	return build.Egress{Time: e.Time, PID: e.PID, Process: e.Process, Program: e.Program, Address: e.Address, Name: e.Name}
+}
+
+// StepReport is what the sandbox saw of a step, as a build is judged by it.
+func StepReport(rep sandbox.Report) build.CommandReport {
+	r := build.CommandReport{ExitCode: rep.ExitCode, Signal: rep.Signal, LimitHit: rep.LimitHit, Lost: rep.Lost, StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn}
+	for _, e := range rep.Egress {
+		r.Egress = append(r.Egress, egressOf(e))
+	}
+	for _, g := range rep.Guarantees {
+		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
+	}
+	return r
 }
 
 // BuildParts are what a builder is put together from: what runs its steps, what

@@ -100,6 +100,7 @@ func Table() []Parameter {
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,proc-masked,sysfs-absent,devices-minimal,kernel-settings-closed,memory-not-executable,egress-recorded,wall-time-limit,disk-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
+		{"build.secrets", "none", "refs whose builds are given the secrets that their steps name, such as refs/heads/main, or none", func(s string) error { _, err := parseRefs(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -450,6 +451,7 @@ type Parameters struct {
 	Registries                                 map[string]string // kind to URL; none is absent
 	Tools                                      []string          // approved, NAME=HEX
 	AnyTool                                    bool              // tools are only recorded
+	SecretRefs                                 []string          // whose builds may have secrets
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -483,6 +485,8 @@ func (d Document) Typed() (Parameters, error) {
 		}
 	}
 	p.Tools, p.AnyTool, err = parseTools(d.Value("build.tools"))
+	note(err)
+	p.SecretRefs, err = parseRefs(d.Value("build.secrets"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
 	if len(errs) > 0 {

@@ -133,6 +133,9 @@ func prepare() (*exec.Cmd, note, uint16, error) {
 		Args: r.Argv, Env: r.Env, Dir: r.Dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
+	for i := range r.Secrets {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(fdSecrets+i), "secret"))
+	}
 	if r.Self != "" {
 		cmd.Path = SelfPath
 	} else if cmd.Path, err = lookPath(r.Argv[0], r.Env); err != nil {

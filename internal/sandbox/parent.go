@@ -54,6 +54,7 @@ type room struct {
 	Toolchain []string // host directories seen read-only under their own names
 	Limits    Limits
 	Groups    bool   // supplementary groups can and must be given up
+	Secrets   int    // descriptors from fdSecrets on
 	Probe     uint16 // port of the attempt that shows that attempts are seen
 }
 
@@ -71,12 +72,13 @@ type note struct {
 
 // host files that the first process finds open, after 0, 1 and 2.
 const (
-	fdSpec   = 3 // reads room
-	fdNotes  = 4 // writes notes
-	fdAck    = 5 // reads one byte when the parent serves the listener; EOF when it died
-	fdSelf   = 6 // our own binary
-	fdFirst  = fdSpec
-	lifeline = fdAck
+	fdSpec    = 3 // reads room
+	fdNotes   = 4 // writes notes
+	fdAck     = 5 // reads one byte when the parent serves the listener; EOF when it died
+	fdSelf    = 6 // our own binary
+	fdSecrets = 7 // reads the first secret; the others follow
+	fdFirst   = fdSpec
+	lifeline  = fdAck
 )
 
 // HostID is the user id on the host of the programs of a sandbox: a fresh
@@ -156,10 +158,18 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 	if err != nil {
 		return nil, err
 	}
+	secrets, err := secretPipes(spec.Secrets, hostID)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(secrets)
+	if spec, err = withGateway(spec); err != nil {
+		return nil, err
+	}
 	p = &process{spec: spec, specW: specW, notes: notesR, ack: ackW, hostID: hostID}
 	p.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{}, Dir: "/",
-		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: []*os.File{specR, notesW, ackR, self},
+		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: append([]*os.File{specR, notesW, ackR, self}, secrets...),
 		WaitDelay: 5 * time.Second,
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
@@ -223,7 +233,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
+		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()

@@ -34,11 +34,23 @@ type Spec struct {
 	Self      bool   // our own binary is at SelfPath; Argv[0] is the name it gets
 	Limits    Limits //
 
+	// Secrets are read from the descriptors 3, 4, … in this order, once; no file
+	// and no variable holds them.
+	Secrets [][]byte // each at most MaxSecret bytes
+	// Gateway is a socket on the host that is seen at GatewayPath; empty shows none.
+	Gateway string
+
 	// OnEgress hears of every attempt while the program runs, before the call
 	// that made it returns. It may be nil; it must be quick and safe for calls
 	// from another goroutine.
 	OnEgress func(Egress)
 }
+
+// GatewayPath is where the one socket of the host lies that a room may show.
+const GatewayPath = "/run/hallmark/packages.sock"
+
+// MaxSecret is what surely fits in a pipe that nobody reads yet.
+const MaxSecret = 32 << 10
 
 // SelfPath is where the binary lies inside when Spec.Self asks for it.
 const SelfPath = "/.hallmark/self"
