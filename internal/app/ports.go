@@ -29,7 +29,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/scan/vuln"
 	"github.com/hallmark-sc/hallmark/internal/source"
-	"github.com/hallmark-sc/hallmark/internal/trace"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -271,6 +270,7 @@ type builder struct {
 	tool   hallmark.Tool
 	stores *stores
 	parts  BuildParts
+	given  givenToBuild
 }
 
 func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
@@ -286,30 +286,14 @@ func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
 type engine struct {
 	room  *room
 	place BuildPlace
-	steps int // that ran
 }
 
 func (e *engine) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
-	rep, err := e.room.box.RunAs(ctx, e.place.HostID, sandbox.Spec{
-		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: Workspace, Stdout: out, Stderr: out, Limits: e.room.limits(c.Timeout),
-		Workspace: &sandbox.Workspace{Lower: e.place.Source, Scratch: e.place.Scratch, Target: Workspace}, Mounts: e.place.Mounts,
-		Trace: &sandbox.Trace{Engine: trace.Best, Log: filepath.Join(e.place.Traces, fmt.Sprintf("step-%d.jsonl", e.steps)), Digests: e.place.Digests},
-	})
-	e.steps++
+	rep, err := e.room.box.RunAs(ctx, e.place.HostID, e.place.Spec(c, out))
 	if err != nil {
 		return build.CommandReport{}, err
 	}
-	r := build.CommandReport{ExitCode: rep.ExitCode, Signal: rep.Signal, LimitHit: rep.LimitHit, StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn}
-	if rep.Trace != nil {
-		r.Trace = *rep.Trace
-	}
-	for _, x := range rep.Egress {
-		r.Egress = append(r.Egress, build.Egress{Time: x.Time, Process: x.Process, Address: x.Address, Name: x.Name})
-	}
-	for _, g := range rep.Guarantees {
-		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
-	}
-	return r, nil
+	return StepReport(rep), nil
 }
 
 func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) (pipeline.BuildOutput, error) {
@@ -324,6 +308,14 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	for i, name := range toolNames(tools) {
 		tools[i].Approved = slices.Contains(b.home.params.Tools, name)
 	}
+	if reasons := build.JudgeSecrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
+		return b.refuse(ctx, in, def, tools, reasons)
+	}
+	for _, name := range def.Needs() {
+		if _, ok := b.given.secrets[name]; !ok {
+			return pipeline.BuildOutput{}, build.MissingSecret(name)
+		}
+	}
 	scratch := filepath.Join(workDir, "scratch")
 	if err := sandbox.NewScratch(scratch, b.room.hostID); err != nil {
 		return pipeline.BuildOutput{}, err
@@ -332,13 +324,14 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err := sandbox.NewScratch(cache, b.room.hostID); err != nil {
 		return pipeline.BuildOutput{}, err
 	}
+	traces := filepath.Join(workDir, "traces")
+	if err := os.MkdirAll(traces, 0o700); err != nil {
+		return pipeline.BuildOutput{}, fmt.Errorf("making the directory of traces: %w", err)
+	}
 	place := BuildPlace{
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits,
-		Traces: filepath.Join(workDir, "traces"), Digests: b.home.Digests(),
+		Trace:  recordIn(traces, b.home.Digests()),
 		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
-	}
-	if err := os.MkdirAll(place.Traces, 0o700); err != nil {
-		return pipeline.BuildOutput{}, fmt.Errorf("making the directory of traces: %w", err)
 	}
 	for _, m := range in.Dependencies.Mounts {
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
@@ -349,7 +342,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, env, b.home.params.BuildTimeout, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: env, Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
@@ -357,12 +350,13 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, tools, scratch, swapped)
+	return b.conclude(ctx, in, def, res, tools, scratch, swapped, nil)
 }
 
 // conclude collects artifacts, keeps them and judges the facts.
-func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool) (pipeline.BuildOutput, error) {
+func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool, before []hallmark.Reason) (pipeline.BuildOutput, error) {
 	reasons, testReasons := res.Reasons(b.home.params.EgressAllowed)
+	reasons = append(before, reasons...)
 	finished := len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
 	f := attest.Build{
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
@@ -394,9 +388,9 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 			return out, fmt.Errorf("keeping the log of step %s: %w", s.Name, err)
 		}
 		r := s.Report
-		f.Steps = append(f.Steps, attest.Step{Name: s.Name, Test: s.Test(), Command: s.Command, ExitCode: r.ExitCode, Signal: r.Signal, LimitHit: r.LimitHit, StartedOn: r.StartedOn, FinishedOn: r.FinishedOn, Log: d, Events: traced.logs[i]})
+		f.Steps = append(f.Steps, attest.Step{Name: s.Name, Test: s.Test(), Command: s.Command, ExitCode: r.ExitCode, Signal: r.Signal, LimitHit: r.LimitHit, Lost: r.Lost, Secrets: s.Secrets, StartedOn: r.StartedOn, FinishedOn: r.FinishedOn, Log: d, Events: traced.logs[i]})
 		for _, e := range r.Egress {
-			f.Egress = append(f.Egress, attest.Egress{Step: s.Name, Time: e.Time, Process: e.Process, Address: e.Address, Name: e.Name})
+			f.Egress = append(f.Egress, attest.Egress{Step: s.Name, Time: e.Time, PID: e.PID, Process: e.Process, Program: e.Program, Address: e.Address, Name: e.Name})
 		}
 		if s.Test() && s.Good() {
 			out.Passed = append(out.Passed, s.Name)

@@ -51,6 +51,8 @@ type Step struct {
 	ExitCode   int             `json:"exitCode"`
 	Signal     string          `json:"signal,omitempty"`
 	LimitHit   string          `json:"limitHit,omitempty"`
+	Lost       []string        `json:"limitsLost,omitempty"` // limits that vanished while it ran
+	Secrets    []string        `json:"secrets,omitempty"`    // names of those it was given
 	StartedOn  time.Time       `json:"startedOn"`
 	FinishedOn time.Time       `json:"finishedOn"`
 	Log        hallmark.Digest `json:"log"`
@@ -62,7 +64,9 @@ type Step struct {
 type Egress struct {
 	Step    string    `json:"step"`
 	Time    time.Time `json:"time"`
-	Process string    `json:"process"`
+	PID     int       `json:"pid,omitempty"`     // on the host
+	Process string    `json:"process"`           // the name that the process gave itself
+	Program string    `json:"program,omitempty"` // path of its executable
 	Address string    `json:"address"`
 	Name    string    `json:"name,omitempty"` // from a DNS question
 }

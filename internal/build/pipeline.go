@@ -17,6 +17,7 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,7 @@ type Step struct {
 	Run     string
 	Env     map[string]string
 	Timeout time.Duration // 0: the limit of the policy
+	Secrets []string      // names
 }
 
 // Test reports whether the step is a test: it is named "test" or begins with
@@ -183,10 +185,11 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 }
 
 var stepName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$`)
+var secretName = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (p *parser) step(n *yaml.Node, i int) Step {
-	f := p.fields(n, "a step", "name", "run", "env", "timeout")
+	f := p.fields(n, "a step", "name", "run", "env", "timeout", "secrets")
 	s := Step{Name: fmt.Sprintf("step-%d", i+1)}
 	if f["name"] != nil {
 		if s.Name = p.text(f["name"], "name"); !stepName.MatchString(s.Name) {
@@ -205,10 +208,19 @@ func (p *parser) step(n *yaml.Node, i int) Step {
 	if f["env"] != nil {
 		s.Env = map[string]string{}
 		for k, v := range p.fields(f["env"], "env") {
-			if !envName.MatchString(k) || strings.HasPrefix(k, "LD_") {
+			if !envName.MatchString(k) || strings.HasPrefix(k, "LD_") || strings.HasPrefix(k, secretPrefix) {
 				p.fail(f["env"], hallmark.CodePipelineInvalid, "env: %q can't be set", k)
 			}
 			s.Env[k] = p.text(v, "env."+k)
+		}
+	}
+	if f["secrets"] != nil {
+		for _, v := range p.list(f["secrets"], "secrets") {
+			name := p.text(v, "secrets")
+			if !secretName.MatchString(name) || slices.Contains(s.Secrets, name) {
+				p.fail(v, hallmark.CodePipelineInvalid, "secrets: %q: want a name of capital letters, digits and underscores, once", name)
+			}
+			s.Secrets = append(s.Secrets, name)
 		}
 	}
 	if f["timeout"] != nil {

@@ -157,7 +157,7 @@ func runCommand(s *streams) *cobra.Command {
 				return err
 			}
 			p := newProgress(s)
-			cfg.Progress = p.event
+			cfg.Progress, cfg.Alert = p.event, p.alert
 			res, err := app.Run(cmd.Context(), cfg)
 			if err != nil {
 				return err
@@ -179,6 +179,7 @@ func runCommand(s *streams) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringArrayVar(&cfg.Secrets, "secret", nil, "NAME=FILE, repeated: a secret for the steps that name it; FILE has mode 0600")
 	cmd.Flags().StringVar(&cfg.Rev, "rev", "HEAD", "revision: a commit, a branch or a tag")
 	cmd.Flags().StringVar(&cfg.Out, "out", "hallmark-out", "directory for artifacts and evidence")
 	cmd.Flags().StringVar(&cfg.RepositoryURI, "repository", "", "canonical URI of the repository in evidence (default: file:// and its path)")

@@ -98,9 +98,10 @@ func Table() []Parameter {
 		{"registries.npm", "none", "the only npm registry that dependencies are fetched from: a URL, or none", registry},
 		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
-		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
+		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,proc-masked,sysfs-absent,devices-minimal,kernel-settings-closed,memory-not-executable,egress-recorded,wall-time-limit,disk-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
 		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package fails; record: it is only listed", oneOf("deny", "record")},
+		{"build.secrets", "none", "refs whose builds are given the secrets that their steps name, such as refs/heads/main, or none", func(s string) error { _, err := parseRefs(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -452,6 +453,7 @@ type Parameters struct {
 	Registries                                 map[string]string // kind to URL; none is absent
 	Tools                                      []string          // approved, NAME=HEX
 	AnyTool                                    bool              // tools are only recorded
+	SecretRefs                                 []string          // whose builds may have secrets
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -485,6 +487,8 @@ func (d Document) Typed() (Parameters, error) {
 		}
 	}
 	p.Tools, p.AnyTool, err = parseTools(d.Value("build.tools"))
+	note(err)
+	p.SecretRefs, err = parseRefs(d.Value("build.secrets"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
 	p.Unexplained = d.Value("build.unexplained") == "record"
