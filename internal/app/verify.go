@@ -31,6 +31,7 @@ type VerifyConfig struct {
 	ResourceURI string
 	Ref         string // expected branch or tag; empty expects none
 	Levels      []string
+	Parameters  map[string]string // expected external parameters; nil expects what the policy permits
 }
 
 // Verified is the answer about one artifact.
@@ -283,6 +284,9 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeNoEvidenceForArtifact, "no provenance names %s", res.Artifact.Digest)
 	}
 	if err := ofRef(inputs, cfg.Ref); err != nil {
+		return err
+	}
+	if err := ofParameters(inputs, cfg.Parameters); err != nil {
 		return err
 	}
 	levels := cfg.Levels

@@ -40,6 +40,8 @@ type Build struct {
 	Files        int             // files of the source tree
 	Manifest     hallmark.Digest // of the manifest of the source tree
 	Record       hallmark.CheckRecord
+	Parameters   map[string]string // external ones that were given
+	Requester    *intoto.Requester
 }
 
 // Step is one executed command.
@@ -153,6 +155,9 @@ func Environment(b Build) (intoto.Statement, error) {
 		platform[k] = v
 	}
 	s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_PLATFORM", Conditions: platform})
+	if r := b.Requester; r != nil {
+		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_REQUESTER", Conditions: map[string]any{"principals": r.Principals, "authentication": r.Authentication, "user": r.User}})
+	}
 	for _, t := range b.Tools {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
 			Attribute: toolAttribute(t),
@@ -247,9 +252,9 @@ func Provenance(b Build) (intoto.Statement, error) {
 		BuildDefinition: intoto.BuildDefinition{
 			BuildType: intoto.BuildTypePipeline,
 			ExternalParameters: intoto.ExternalParameters{
-				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline,
+				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline, Parameters: b.Parameters,
 			},
-			InternalParameters:   map[string]any{"platform": b.Platform},
+			InternalParameters:   b.internal(),
 			ResolvedDependencies: b.materials(),
 		},
 		RunDetails: intoto.RunDetails{
@@ -259,6 +264,15 @@ func Provenance(b Build) (intoto.Statement, error) {
 			},
 		},
 	})
+}
+
+// internal are the parameters that the platform set, and who asked.
+func (b Build) internal() map[string]any {
+	out := map[string]any{"platform": b.Platform}
+	if b.Requester != nil {
+		out["requester"] = b.Requester
+	}
+	return out
 }
 
 // Summary is what a VSA says.
