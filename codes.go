@@ -61,6 +61,7 @@ const (
 	CodeBuildParameter      Code = "BUILD_PARAMETER_REFUSED"
 	CodeBuildInventory      Code = "BUILD_INVENTORY_UNAVAILABLE"
 	CodeBuildBuiltProgram   Code = "BUILD_BUILT_PROGRAM_RUN"
+	CodeBuildNotReproduced  Code = "BUILD_NOT_REPRODUCED"
 	CodeBuildTrace          Code = "BUILD_TRACE_INCOMPLETE"
 	CodeNetworkUnavailable  Code = "PIPELINE_NETWORK_UNAVAILABLE"
 	CodeSandboxUnavailable  Code = "SANDBOX_UNAVAILABLE"

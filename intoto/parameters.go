@@ -28,6 +28,13 @@ func givenParameters(raw json.RawMessage) error {
 	return nil
 }
 
+// A rebuild is the check of its own name; one that passed has this property
+// (SLSA v1.2, properties of verification summaries).
+const (
+	CheckRebuild       = "rebuild"
+	PropertyReproduced = "SLSA_BUILD_REPRODUCED"
+)
+
 // Requester is who asked for a build: an internal parameter of provenance.
 type Requester struct {
 	Principals     []string `json:"principals"`     // all that the requester was shown to be, such as operator, uid:1000, ssh:alice@example.org

@@ -249,8 +249,9 @@ var slsaLevel = regexp.MustCompile(`^SLSA_[A-Z]+_LEVEL_[0-9]$`)
 
 func verifyCommand(s *streams) *cobra.Command {
 	var v verifyFlags
-	var level string
+	var level, rebuilder, rebuildDir string
 	var params []string
+	var reproduced bool
 	cmd := &cobra.Command{
 		Use:   "verify ARTIFACT",
 		Short: "decide again about an artifact, offline, under pinned roots",
@@ -271,7 +272,15 @@ the input can't be read.`,
 			if level != "" {
 				v.cfg.Levels = []string{level}
 			}
+			if reproduced || rebuilder != "" || rebuildDir != "" {
+				v.cfg.Reproduced = &app.Reproduction{Dir: rebuildDir}
+			}
 			var err error
+			if rebuilder != "" {
+				if v.cfg.Reproduced.Roots, err = hallmark.ParseDigest(rebuilder); err != nil {
+					return usagef("--rebuilder: %s", err)
+				}
+			}
 			if v.cfg.Parameters, err = parameters(params); err != nil {
 				return err
 			}
@@ -299,6 +308,9 @@ the input can't be read.`,
 	}
 	v.add(cmd)
 	cmd.Flags().StringArrayVar(&params, "param", nil, "NAME=VALUE of an external parameter that the build must have been given, and no others (repeat; default: what its build policy permits)")
+	cmd.Flags().BoolVar(&reproduced, "reproduced", false, "ask for a rebuild that gave the same bytes (hallmark rebuild)")
+	cmd.Flags().StringVar(&rebuildDir, "rebuild", "", "directory of that rebuild (default: rebuild in the evidence)")
+	cmd.Flags().StringVar(&rebuilder, "rebuilder", "", "digest of the roots of the home that rebuilt (default: those of the evidence)")
 	cmd.Flags().StringVar(&v.cfg.Ref, "ref", "", "branch or tag that the revision must be of, such as refs/heads/main")
 	cmd.Flags().StringVar(&v.cfg.ResourceURI, "resource", "", "expected resourceUri of the verification summary, such as git+https://example.org/app")
 	cmd.Flags().StringVar(&level, "level", "", "level that the summary must reach, such as SLSA_BUILD_LEVEL_1")
