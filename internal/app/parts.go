@@ -92,10 +92,13 @@ type BuildParts struct {
 	Watch     func(dir string, manifest hallmark.Digest) (changed func() (bool, error), err error)
 	Collect   func(dir string, names []string) ([]build.Output, []hallmark.Reason)
 	Authorize func(build.Policy, build.Facts) hallmark.Decision
+	// Permit is the build policy: asked before anything runs, and by Authorize.
+	Permit build.Permit
 }
 
-func buildParts(r *room) BuildParts {
+func buildParts(r *room, h *Home) BuildParts {
 	return BuildParts{
+		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
 		Watch:  watchSource, Collect: build.Collect, Authorize: build.Authorize,
 	}
@@ -111,7 +114,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil || made.parts.Permit == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

@@ -271,6 +271,7 @@ type builder struct {
 	stores *stores
 	parts  BuildParts
 	given  givenToBuild
+	order  order
 }
 
 func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
@@ -278,8 +279,7 @@ func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	raw, err := json.Marshal(tools)
-	return hallmark.DigestOf(raw), err
+	return b.fingerprint(tools)
 }
 
 // engine runs steps in sandboxes over one workspace.
@@ -301,6 +301,10 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
+	values, reasons := b.allow(in.Revision, def)
+	if len(reasons) > 0 {
+		return b.refuse(in.Revision, reasons), nil
+	}
 	tools, err := inventoryTools()
 	if err != nil {
 		return pipeline.BuildOutput{}, err
@@ -309,7 +313,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		tools[i].Approved = slices.Contains(b.home.params.Tools, name)
 	}
 	if reasons := build.JudgeSecrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
-		return b.refuse(ctx, in, def, tools, reasons)
+		return b.refuse(in.Revision, reasons), nil
 	}
 	for _, name := range def.Needs() {
 		if _, ok := b.given.secrets[name]; !ok {
@@ -337,7 +341,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 	}
 	eng := b.parts.Engine(place)
-	env := build.Environment(sandbox.Path(), in.Export.CommitTime, map[string]string{"GOMODCACHE": modCache})
+	env := build.Environment(sandbox.Path(), in.Export.CommitTime, withParameters(map[string]string{"GOMODCACHE": modCache}, values))
 	changed, err := b.parts.Watch(in.Export.Dir, in.Export.Manifest)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
@@ -350,18 +354,18 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, tools, scratch, swapped, nil)
+	return b.conclude(ctx, in, def, res, tools, scratch, swapped)
 }
 
 // conclude collects artifacts, keeps them and judges the facts.
-func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool, before []hallmark.Reason) (pipeline.BuildOutput, error) {
+func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool) (pipeline.BuildOutput, error) {
 	reasons, testReasons := res.Reasons(b.home.params.EgressAllowed)
-	reasons = append(before, reasons...)
 	finished := len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
 	f := attest.Build{
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
 		Dependencies: in.Dependencies.List, Tools: tools, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
+		Parameters: b.order.parameters, Requester: &b.order.requester,
 	}
 	out := pipeline.BuildOutput{}
 	if finished {
@@ -402,8 +406,8 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		f.Guarantees = append(f.Guarantees, attest.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
 	}
 	out.Decision = b.parts.Authorize(
-		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, AnyTool: b.home.params.AnyTool, Tools: b.home.params.Tools},
-		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		b.buildPolicy(),
+		build.Facts{Request: b.request(in.Revision), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.executed, Written: traced.written, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons

@@ -4,17 +4,13 @@
 package app
 
 import (
-	"context"
-	"fmt"
 	"io"
 	"os"
 	"strings"
 	"syscall"
 
 	"github.com/hallmark-sc/hallmark"
-	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/build"
-	"github.com/hallmark-sc/hallmark/internal/pipeline"
 )
 
 // EgressAlert is one attempt to leave a sandbox, told while its step still runs.
@@ -73,14 +69,4 @@ func readSecret(name, file string) ([]byte, error) {
 		return nil, hallmark.Errorf(hallmark.KindInvalid, "reading secret %s: %w", name, err)
 	}
 	return value, build.CheckSecret(name, value)
-}
-
-// refuse concludes a build of which no step may run.
-func (b *builder) refuse(ctx context.Context, in pipeline.Input, def *build.Pipeline, tools []attest.Tool, reasons []hallmark.Reason) (pipeline.BuildOutput, error) {
-	at := now()
-	out, err := b.conclude(ctx, in, def, build.Result{StartedOn: at, FinishedOn: at}, tools, "", false, reasons)
-	if err != nil {
-		return out, fmt.Errorf("refusing the build: %w", err)
-	}
-	return out, nil
 }

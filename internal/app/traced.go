@@ -30,7 +30,8 @@ import (
 type traced struct {
 	trace    attest.Trace
 	logs     []hallmark.Digest // of each step; "" where there is none
-	executed []build.Exec
+	executed []build.Executable
+	written  []hallmark.Digest
 	reasons  []hallmark.Reason
 }
 
@@ -70,7 +71,7 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, res build.Resul
 	if err != nil {
 		return out, err
 	}
-	out.executed = sum.Executed()
+	out.executed, out.written = sum.Executed(), sum.Written()
 	describeProcesses(&out.trace, sum)
 	if err := b.materials(ctx, &out, sum, origins); err != nil {
 		return out, err

@@ -31,6 +31,8 @@ type VerifyConfig struct {
 	ResourceURI string
 	Ref         string // expected branch or tag; empty expects none
 	Levels      []string
+	Reproduced  *Reproduction     // the rebuild that must have given the same bytes; nil asks for none
+	Parameters  map[string]string // expected external parameters; nil expects what the policy permits
 }
 
 // Verified is the answer about one artifact.
@@ -289,6 +291,15 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 		return err
 	}
 	res.Warnings = ev.warnings
+	if err := ofParameters(inputs, cfg.Parameters); err != nil {
+		return err
+	}
+	if err := ev.reproduced(cfg, inputs, res.Artifact.Digest); err != nil {
+		return err
+	}
+	if cfg.Reproduced != nil {
+		res.Levels = append(slices.Clone(res.Levels), intoto.PropertyReproduced)
+	}
 	levels := cfg.Levels
 	if len(levels) == 0 {
 		levels = []string{"SLSA_BUILD_LEVEL_1"} // the least that any allowed build reaches

@@ -41,6 +41,8 @@ type Build struct {
 	Manifest     hallmark.Digest // of the manifest of the source tree
 	Record       hallmark.CheckRecord
 	Trace        Trace
+	Parameters   map[string]string // external ones that were given
+	Requester    *intoto.Requester
 }
 
 // Step is one executed command.
@@ -160,6 +162,9 @@ func Environment(b Build) (intoto.Statement, error) {
 		platform[k] = v
 	}
 	s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_PLATFORM", Conditions: platform})
+	if r := b.Requester; r != nil {
+		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_REQUESTER", Conditions: map[string]any{"principals": r.Principals, "authentication": r.Authentication, "user": r.User}})
+	}
 	for _, t := range b.Tools {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
 			Attribute: toolAttribute(t),
@@ -262,7 +267,7 @@ func Provenance(b Build) (intoto.Statement, error) {
 		BuildDefinition: intoto.BuildDefinition{
 			BuildType: intoto.BuildTypePipeline,
 			ExternalParameters: intoto.ExternalParameters{
-				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline,
+				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline, Parameters: b.Parameters,
 			},
 			InternalParameters:   b.internal(),
 			ResolvedDependencies: b.materials(),
@@ -274,6 +279,18 @@ func Provenance(b Build) (intoto.Statement, error) {
 			},
 		},
 	})
+}
+
+// internal are the parameters that the platform set, and who asked.
+func (b Build) internal() map[string]any {
+	out := map[string]any{"platform": b.Platform}
+	if b.Requester != nil {
+		out["requester"] = b.Requester
+	}
+	if b.Trace.Hermetic { // said only when it was observed
+		out["hermetic"] = "observed"
+	}
+	return out
 }
 
 // Summary is what a VSA says.

@@ -30,6 +30,8 @@ import (
 type Pipeline struct {
 	Steps     []Step
 	Artifacts []string // slash-separated paths in the workspace
+
+	Parameters []Parameter // by name
 }
 
 // Step is one command of a pipeline.
@@ -156,7 +158,7 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 	if !p.need(n, top["build"], "build") {
 		return nil
 	}
-	b := p.fields(top["build"], "build", "steps", "artifacts", "network")
+	b := p.fields(top["build"], "build", "steps", "artifacts", "network", "parameters")
 	out := &Pipeline{}
 	if net := b["network"]; net != nil {
 		switch p.text(net, "build.network") {
@@ -175,6 +177,8 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 			p.fail(b["steps"], hallmark.CodePipelineInvalid, "build.steps: more than %d", maxSteps)
 		}
 	}
+	out.Parameters = p.parameters(b["parameters"])
+	p.shadowed(top["build"], out.Parameters, out.Steps)
 	if p.need(top["build"], b["artifacts"], "artifacts") {
 		seen := map[string]bool{}
 		for _, a := range p.list(b["artifacts"], "build.artifacts") {

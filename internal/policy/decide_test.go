@@ -168,10 +168,12 @@ func TestEachCheckMustPass(t *testing.T) {
 		"foreign artifact": func(r *Request, _ *fact) {
 			r.Subjects = append(r.Subjects, hallmark.Artifact{Name: "b", Digest: hallmark.DigestOf([]byte("b"))})
 		},
-		"no digest":      func(r *Request, _ *fact) { r.Subjects = []hallmark.Artifact{{Name: "b"}} },
-		"no artifact":    func(r *Request, _ *fact) { r.Subjects = nil },
-		"other builder":  func(_ *Request, f *fact) { f.BuilderID = "x" },
-		"other revision": func(_ *Request, f *fact) { f.External = &intoto.ExternalParameters{} },
+		"no digest":       func(r *Request, _ *fact) { r.Subjects = []hallmark.Artifact{{Name: "b"}} },
+		"no artifact":     func(r *Request, _ *fact) { r.Subjects = nil },
+		"other builder":   func(_ *Request, f *fact) { f.BuilderID = "x" },
+		"other revision":  func(_ *Request, f *fact) { f.External = &intoto.ExternalParameters{} },
+		"other requester": func(_ *Request, f *fact) { f.Requesters = []string{"ssh:eve@example.org"} },
+		"a parameter":     func(_ *Request, f *fact) { f.External.Parameters = map[string]string{"DEBUG": "1"} },
 	} {
 		_, r, _, facts := whole(t)
 		change(&r, &facts[12])

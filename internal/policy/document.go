@@ -43,6 +43,9 @@ type Document struct {
 	Parameters     map[string]string `json:"parameters"`
 	AllowedSigners string            `json:"allowedSigners"` // text of an OpenSSH allowed_signers file
 	Modules        map[string]string `json:"modules"`        // Rego by file name
+	// Build says what may be built. Documents that are older than it have none,
+	// and nothing is built under them.
+	Build *BuildRules `json:"build,omitempty"`
 }
 
 // Parameter is one row of the table of parameters.
@@ -53,6 +56,9 @@ type Parameter struct {
 
 // AllowedSigners is what Set calls the allowed signers, which are no parameter.
 const AllowedSigners = "allowedSigners"
+
+// BuildSection is what Set calls the rules of builds, which are no parameter.
+const BuildSection = "build"
 
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
@@ -270,6 +276,7 @@ type Options struct {
 	AllowedSigners string
 	IssuedOn       time.Time
 	Registries     map[string]string // kind, such as go or npm, to URL
+	Repositories   []string          // patterns of what may be built; none: any
 }
 
 // Default is the first policy of a home.
@@ -277,6 +284,7 @@ func Default(o Options) Document {
 	d := Document{
 		APIVersion: "hallmark/v1", Kind: "Policy", Version: 1, IssuedOn: o.IssuedOn.UTC(), AllowedSigners: o.AllowedSigners,
 		Parameters: map[string]string{}, Modules: map[string]string{"release.rego": releaseRego},
+		Build: FirstBuildRules(o.Repositories),
 	}
 	for _, p := range Table() {
 		d.Parameters[p.Key] = p.Default
@@ -320,6 +328,11 @@ func (d Document) check() error {
 		return fmt.Errorf("issuedOn: want a time")
 	case len(d.Modules) == 0 || len(d.Modules) > maxModules:
 		return fmt.Errorf("modules: want 1 to %d", maxModules)
+	}
+	if d.Build != nil {
+		if err := d.Build.check(); err != nil {
+			return fmt.Errorf("build: %w", err)
+		}
 	}
 	for name := range d.Modules {
 		if !strings.HasSuffix(name, ".rego") || strings.ContainsAny(name, "/\\") {
@@ -404,7 +417,7 @@ func decodeExact(b []byte, limit int, v any) error {
 // changed.
 //
 // The key AllowedSigners stands for the text of the allowed signers, which the
-// caller has parsed.
+// caller has parsed, and BuildSection for a file of build rules.
 func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	old, err := d.Encode()
 	if err != nil {
@@ -422,6 +435,12 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	for _, c := range changes {
 		if c[0] == AllowedSigners {
 			next.AllowedSigners = c[1]
+			continue
+		}
+		if c[0] == BuildSection {
+			if next.Build, err = ParseBuildRules(BuildSection, []byte(c[1]), nil); err != nil {
+				return d, err
+			}
 			continue
 		}
 		p, ok := parameter(c[0])

@@ -248,6 +248,7 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 // required check has records, each of them is a whole pass, and a provenance
 // speaks for every artifact. A custom rule can deny more, never allow more.
 func (e *Engine) decision(v Verdict, facts []fact, reasons []hallmark.Reason, allow bool) hallmark.Decision {
+	reasons = append(reasons, e.buildReasons(facts)...)
 	d := hallmark.Decision{Effect: hallmark.Deny, Checks: []hallmark.CheckResult{}, Reasons: reasons}
 	for i, r := range d.Reasons {
 		if r.Fix == "" {

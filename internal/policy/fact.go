@@ -29,6 +29,8 @@ type fact struct {
 	FinishedOn    time.Time                   `json:"finishedOn,omitzero"`
 	Tools         []string                    `json:"tools"` // of an environment: NAME=HEX
 	MaxLevel      string                      `json:"-"`
+	Requesters    []string                    `json:"-"`     // of a build: every principal of who asked for it
+	Image         string                      `json:"-"`     // it was built on
 	Times         *factTimes                  `json:"times"` // set by withTimes, just before evaluation
 }
 
@@ -114,6 +116,14 @@ func factOf(s verify.Statement) (fact, error) {
 		if err != nil {
 			return f, err
 		}
+		requester, err := p.Requester()
+		if err != nil {
+			return f, err
+		}
+		if f.Image, err = p.Image(); err != nil {
+			return f, err
+		}
+		f.Requesters = requester.Principals
 		f.BuildType, f.External = p.BuildDefinition.BuildType, &p.BuildDefinition.ExternalParameters
 		f.StartedOn, f.FinishedOn = p.RunDetails.Metadata.StartedOn, p.RunDetails.Metadata.FinishedOn
 	}

@@ -400,6 +400,10 @@ func GoRoot() string {
 	return filepath.Dir(filepath.Dir(p))
 }
 
+// Toolchain lists the host directories and files that a sandbox sees beside what
+// it is given, in its own names: programs, libraries and their configuration.
+func Toolchain() []string { return toolchain() }
+
 // Path is the PATH of programs inside.
 func Path() string {
 	dirs := []string{"/usr/local/go/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
