@@ -26,8 +26,10 @@ type BuildPlace struct {
 	Source  string // private read-only copy of the revision
 	Scratch string // takes what the steps write
 	Mounts  []sandbox.Mount
-	HostID  int // user on the host of the steps
-	Limits  func(wall time.Duration) sandbox.Limits
+	// Toolchain is what the steps run with.
+	Toolchain sandbox.Toolchain
+	HostID    int // user on the host of the steps
+	Limits    func(wall time.Duration) sandbox.Limits
 }
 
 // BuildParts are what a builder is put together from: what runs its steps, what

@@ -166,7 +166,7 @@ func (s scanners) all() []pipeline.Scanner {
 // inventory runs the sbom check.
 func (s scanners) inventory(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 	rec := hallmark.CheckRecord{Check: "sbom", Revision: in.Revision, StartedOn: now(), Tool: s.tool}
-	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName, goToolchain()}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
+	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName, s.home.goVersion(ctx, in.Export.Pipeline)}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
 	if err != nil {
 		return pipeline.ScanOutput{}, err
 	}
@@ -289,7 +289,7 @@ type engine struct {
 
 func (e *engine) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
 	rep, err := e.room.box.RunAs(ctx, e.place.HostID, sandbox.Spec{
-		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: Workspace, Stdout: out, Stderr: out, Limits: e.room.limits(c.Timeout),
+		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: Workspace, Toolchain: e.place.Toolchain, Stdout: out, Stderr: out, Limits: e.room.limits(c.Timeout),
 		Workspace: &sandbox.Workspace{Lower: e.place.Source, Scratch: e.place.Scratch, Target: Workspace}, Mounts: e.place.Mounts,
 	})
 	if err != nil {
@@ -310,12 +310,15 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	tools, err := inventoryTools()
+	kit, err := b.home.toolkit(ctx, def)
+	if imageFault(err) {
+		return b.withoutImage(in, err), nil
+	}
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	for i, name := range toolNames(tools) {
-		tools[i].Approved = slices.Contains(b.home.params.Tools, name)
+	for i, name := range toolNames(kit.tools) {
+		kit.tools[i].Approved = slices.Contains(b.home.params.Tools, name)
 	}
 	scratch := filepath.Join(workDir, "scratch")
 	if err := sandbox.NewScratch(scratch, b.room.hostID); err != nil {
@@ -326,19 +329,18 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		return pipeline.BuildOutput{}, err
 	}
 	place := BuildPlace{
-		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits,
+		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
 		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
 	}
 	for _, m := range in.Dependencies.Mounts {
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 	}
 	eng := b.parts.Engine(place)
-	env := build.Environment(sandbox.Path(), in.Export.CommitTime, map[string]string{"GOMODCACHE": modCache})
 	changed, err := b.parts.Watch(in.Export.Dir, in.Export.Manifest)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, env, b.home.params.BuildTimeout, now)
+	res, err := build.Run(ctx, eng, def, kit.environment(in), b.home.params.BuildTimeout, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
@@ -346,17 +348,17 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, tools, scratch, swapped)
+	return b.conclude(ctx, in, def, res, kit, scratch, swapped)
 }
 
 // conclude collects artifacts, keeps them and judges the facts.
-func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool) (pipeline.BuildOutput, error) {
+func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, kit kit, scratch string, swapped bool) (pipeline.BuildOutput, error) {
 	reasons, testReasons := res.Reasons(b.home.params.EgressAllowed)
 	finished := len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
 	f := attest.Build{
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
-		Dependencies: in.Dependencies.List, Tools: tools, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
+		Dependencies: in.Dependencies.List, Tools: kit.tools, Images: kit.images, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
 	}
 	out := pipeline.BuildOutput{}
 	if finished {
@@ -393,7 +395,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, AnyTool: b.home.params.AnyTool, Tools: b.home.params.Tools},
-		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: reasons})
+		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: reasons})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons
@@ -425,10 +427,15 @@ func (b *builder) testsRecord(f attest.Build, def *build.Pipeline, reasons []hal
 	return rec
 }
 
+// toolPrograms are the programs that an inventory looks for.
+func toolPrograms() []string {
+	return []string{"sh", "go", "gcc", "cc", "g++", "ld", "make", "node", "npm", "python3", "git", "tar"}
+}
+
 // inventoryTools lists the programs of the toolchain that are here.
 func inventoryTools() ([]attest.Tool, error) {
 	var out []attest.Tool
-	for _, name := range []string{"sh", "go", "gcc", "cc", "g++", "ld", "make", "node", "npm", "python3", "git", "tar"} {
+	for _, name := range toolPrograms() {
 		for _, dir := range strings.Split(sandbox.Path(), ":") {
 			p, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 			if err != nil {
@@ -505,6 +512,5 @@ func platform() map[string]string {
 		}
 		out[key] = v
 	}
-	out["image"] = "host"
 	return out
 }
