@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -155,4 +156,51 @@ func cmdStatement(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("no statement %s holds %q", args[1], args[2])
+}
+
+// cmdLayout is "layout DIR NAME": the directory is an OCI layout that another
+// reader takes, of one image of that name, with evidence that refers to it.
+func cmdLayout(ts *testscript.TestScript, _ bool, args []string) {
+	p, err := layout.FromPath(ts.MkAbs(args[0]))
+	ts.Check(err)
+	idx, err := p.ImageIndex()
+	ts.Check(err)
+	m, err := idx.IndexManifest()
+	ts.Check(err)
+	if len(m.Manifests) != 2 || m.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != args[1] {
+		ts.Fatalf("index.json names %+v", m.Manifests)
+	}
+	top := m.Manifests[0]
+	if top.MediaType.IsIndex() {
+		child, err := idx.ImageIndex(top.Digest)
+		ts.Check(err)
+		ts.Check(validate.Index(child))
+	} else {
+		img, err := idx.Image(top.Digest)
+		ts.Check(err)
+		ts.Check(validate.Image(img))
+	}
+	if want := "sha256-" + top.Digest.Hex; m.Manifests[1].Annotations["org.opencontainers.image.ref.name"] != want {
+		ts.Fatalf("the list of evidence is not %s", want)
+	}
+	list, err := idx.ImageIndex(m.Manifests[1].Digest)
+	ts.Check(err)
+	refs, err := list.IndexManifest()
+	ts.Check(err)
+	types := map[string]bool{}
+	for _, d := range refs.Manifests {
+		img, err := list.Image(d.Digest)
+		ts.Check(err)
+		r, err := img.Manifest()
+		ts.Check(err)
+		if r.Subject == nil || r.Subject.Digest != top.Digest || d.ArtifactType != "application/vnd.dev.sigstore.bundle.v0.3+json" {
+			ts.Fatalf("evidence %s is about %+v", d.Digest, r.Subject)
+		}
+		types[d.Annotations["dev.sigstore.bundle.predicateType"]] = true
+	}
+	for _, want := range []string{"https://slsa.dev/provenance/v1", "https://slsa.dev/verification_summary/v1", "https://spdx.dev/Document", "https://cyclonedx.org/bom"} {
+		if !types[want] {
+			ts.Fatalf("no evidence of type %s: %v", want, types)
+		}
+	}
 }

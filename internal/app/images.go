@@ -281,3 +281,34 @@ func (b blobsOf) Open(d hallmark.Digest) (io.ReadCloser, error) {
 	}
 	return io.NopCloser(strings.NewReader(string(raw))), nil
 }
+
+// artifactAt names an artifact by its bytes: a file, or an OCI layout, every blob
+// of whose image is read.
+func artifactAt(name string) (hallmark.Artifact, error) {
+	st, err := os.Stat(name)
+	if err != nil {
+		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact: %w", err)
+	}
+	if st.IsDir() {
+		src, err := image.OpenPath(name)
+		if err != nil {
+			return hallmark.Artifact{}, fmt.Errorf("reading artifact %s: %w", name, err)
+		}
+		defer src.Close()
+		d, size, err := image.ReadSubject(src, image.Limits{})
+		if err != nil {
+			return hallmark.Artifact{}, fmt.Errorf("reading artifact %s: %w", name, err)
+		}
+		return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact: %w", err)
+	}
+	defer f.Close()
+	d, size, err := hallmark.DigestFrom(f)
+	if err != nil {
+		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact %s: %w", name, err)
+	}
+	return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, nil
+}

@@ -363,6 +363,11 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	out := pipeline.BuildOutput{}
 	if finished {
 		outputs, bad := b.parts.Collect(sandbox.Upper(scratch), def.Artifacts)
+		images, more, err := b.assemble(ctx, in, def, sandbox.Upper(scratch))
+		if err != nil {
+			return out, err
+		}
+		bad = append(bad, more...)
 		reasons = append(reasons, bad...)
 		if len(bad) == 0 && len(reasons) == 0 {
 			for _, o := range outputs {
@@ -371,6 +376,11 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 					return out, fmt.Errorf("keeping artifact %s: %w", o.Name, err)
 				}
 				f.Artifacts = append(f.Artifacts, hallmark.Artifact{Name: o.Name, Digest: d, Size: int64(len(o.Data)), Mode: o.Mode})
+			}
+			for _, i := range images {
+				out.Images = append(out.Images, i.output)
+				f.Artifacts = append(f.Artifacts, i.output.Artifact())
+				f.Images = append(f.Images, i.bases...)
 			}
 		}
 	}
@@ -399,7 +409,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons
-		f.Artifacts = nil
+		f.Artifacts, out.Images = nil, nil
 	}
 	out.Tests = b.testsRecord(f, def, testReasons, out)
 	out.Facts = f

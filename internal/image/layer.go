@@ -298,3 +298,29 @@ func (t *Tree) hardLink(h *tar.Header) (Entry, bool, error) {
 	}
 	return old.Entry, true, nil
 }
+
+// LayerFile is one file of one layer, also of one that a later layer hides.
+type LayerFile struct {
+	Layer hallmark.Digest
+	Path  string
+	Size  int64
+}
+
+// Files calls fn for every file of every layer. What fn saw counts only when
+// Files returned nil: the digests are compared at the end of each layer.
+func Files(ctx context.Context, blobs Blobs, layers []Layer, limits Limits, fn func(f LayerFile, r io.Reader) error) error {
+	limits = limits.defaults()
+	b := &budget{entries: limits.Entries, bytes: limits.Bytes}
+	for i, l := range layers {
+		err := each(ctx, blobs, l, b, func(_ int, h *tar.Header, r io.Reader) error {
+			if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeGNUSparse {
+				return nil
+			}
+			return fn(LayerFile{Layer: l.Digest, Path: path.Clean(h.Name), Size: h.Size}, r)
+		})
+		if err != nil {
+			return fmt.Errorf("reading layer %d: %w", i+1, err)
+		}
+	}
+	return nil
+}

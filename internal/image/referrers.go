@@ -163,3 +163,23 @@ func readBlob(src Blobs, want hallmark.Digest, size, most int64) (int64, error) 
 	}
 	return n, nil
 }
+
+// ReadBlob reads a blob whole and compares it with its digest.
+func ReadBlob(blobs Blobs, d hallmark.Digest, most int64) ([]byte, error) {
+	r, err := blobs.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading blob %s: %w", d, err)
+	}
+	if int64(len(b)) > most {
+		return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeImageTooLarge, "blob %s has more than %d bytes", d, most)
+	}
+	if got := hallmark.DigestOf(b); got != d {
+		return nil, altered(d, got)
+	}
+	return b, nil
+}
