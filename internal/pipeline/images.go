@@ -144,7 +144,7 @@ func (r *run) layout(o ImageOutput, evidence []Signed) (map[string]resultFile, e
 // imageInstructions are the commands that check an image: by its digest, in the
 // layout as it lies there, with nothing but the folder.
 func (r *run) imageInstructions(b *bytes.Buffer, name string, provenance bool) {
-	const local = "cosign verify-attestation --local-image --offline --new-bundle-format --trusted-root trusted_root.json"
+	const local = "cosign verify-attestation --local-image --trusted-root trusted_root.json"
 	if provenance {
 		fmt.Fprintf(b, "%s --type slsaprovenance1 --certificate-identity %s --certificate-oidc-issuer %s %s\n", local, shellQuote(r.cfg.BuilderCert.SAN), shellQuote(r.cfg.BuilderCert.Issuer), name)
 	}
