@@ -29,18 +29,29 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// cmdMakeImage is "makeimage NAME [FILE=TEXT…]": an image with a shell and a few
+// cmdMakeImage is "makeimage NAME [-bare] [FILE=TEXT|FILE=@SOURCE…]": an image with a shell and a few
 // programs of this machine, as another tool writes images: an OCI layout
 // NAME.layout, an archive NAME.tar as docker save writes it, and in a registry.
+// With -bare it holds nothing but the named files, each in a layer of its own.
 // It sets $NAME_DIGEST, the digest of the layout's image, and $NAME_REF, the
 // reference in the registry.
 func cmdMakeImage(ts *testscript.TestScript, _ bool, args []string) {
-	extra := map[string][]byte{"opt/image-marker": []byte("made of layers\n"), "etc/passwd": []byte("evil:x:0:0::/:/bin/sh\n"), "etc/marker": []byte("etc of the image\n")}
-	for _, a := range args[1:] {
-		file, text, _ := strings.Cut(a, "=")
-		extra[file] = []byte(text)
+	var layers []v1.Layer
+	files := args[1:]
+	if len(files) > 0 && files[0] == "-bare" {
+		files = files[1:]
+	} else {
+		layers = append(layers, layerOf(ts, hostPrograms(ts)), layerOf(ts, map[string][]byte{
+			"opt/image-marker": []byte("made of layers\n"), "etc/passwd": []byte("evil:x:0:0::/:/bin/sh\n"), "etc/marker": []byte("etc of the image\n")}))
 	}
-	img, err := mutate.AppendLayers(empty.Image, layerOf(ts, hostPrograms(ts)), layerOf(ts, extra))
+	for _, a := range files {
+		file, text, _ := strings.Cut(a, "=")
+		if source, ok := strings.CutPrefix(text, "@"); ok {
+			text = ts.ReadFile(source)
+		}
+		layers = append(layers, layerOf(ts, map[string][]byte{file: []byte(text)}))
+	}
+	img, err := mutate.AppendLayers(empty.Image, layers...)
 	ts.Check(err)
 	cf, err := img.ConfigFile()
 	ts.Check(err)
