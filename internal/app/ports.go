@@ -360,6 +360,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
 		Dependencies: in.Dependencies.List, Tools: kit.tools, Images: kit.images, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
 	}
+	f.Platform["image"] = kit.ref.String()
 	out := pipeline.BuildOutput{}
 	if finished {
 		outputs, bad := b.parts.Collect(sandbox.Upper(scratch), def.Artifacts)

@@ -153,7 +153,6 @@ func Environment(b Build) (intoto.Statement, error) {
 	for k, v := range b.Platform {
 		platform[k] = v
 	}
-	platform["image"] = b.PlatformImage()
 	s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_PLATFORM", Conditions: platform})
 	for _, t := range b.Tools {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{

@@ -4,8 +4,6 @@
 package attest
 
 import (
-	"fmt"
-
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
@@ -42,16 +40,6 @@ func (i Image) material() intoto.ResourceDescriptor {
 		Name: i.Name, URI: "oci:" + i.Name + "@" + string(i.Digest), Digest: sha256Of(i.Digest),
 		Annotations: map[string]any{"role": i.Role.String(), "manifest": string(i.Manifest)},
 	}
-}
-
-// PlatformImage is what the environment calls the image of the steps.
-func (b Build) PlatformImage() string {
-	for _, i := range b.Images {
-		if i.Role == ImageToolchain {
-			return fmt.Sprintf("%s@%s", i.Name, i.Digest)
-		}
-	}
-	return "host"
 }
 
 // ImageScan states what a scan of the images of a build found. Its subjects are

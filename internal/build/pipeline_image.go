@@ -68,7 +68,7 @@ func (f ImageFile) Source(platform string) (string, bool) {
 
 var (
 	imageName    = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
-	imageRefName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+	imageRefName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?((:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+)?$`)
 	imageUser    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$`)
 	platformName = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
 )

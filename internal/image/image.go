@@ -59,7 +59,7 @@ type Ref struct {
 
 func (r Ref) String() string { return r.Name + "@" + string(r.Digest) }
 
-var refName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+var refName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?((:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+)?$`)
 
 // ParseRef reads NAME@sha256:DIGEST.
 func ParseRef(s string) (Ref, error) {
