@@ -75,6 +75,15 @@ const (
 	CodeSandboxUnavailable  Code = "SANDBOX_UNAVAILABLE"
 	CodeSourceChangedInside Code = "SOURCE_CHANGED_DURING_BUILD"
 
+	// Images.
+	CodeImageNotByDigest Code = "IMAGE_NOT_BY_DIGEST"
+	CodeImageNotImported Code = "IMAGE_NOT_IMPORTED"
+	CodeImageDigest      Code = "IMAGE_DIGEST_MISMATCH"
+	CodeImageInvalid     Code = "IMAGE_INVALID"
+	CodeImageHostile     Code = "IMAGE_LAYER_HOSTILE"
+	CodeImageTooLarge    Code = "IMAGE_TOO_LARGE"
+	CodeImageDockerfile  Code = "IMAGE_DOCKERFILE_UNSUPPORTED"
+
 	// Evidence and verification.
 	CodeEvidenceMissing       Code = "EVIDENCE_MISSING"
 	CodeEvidenceMalformed     Code = "EVIDENCE_MALFORMED"

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"os/user"
 	"strconv"
@@ -42,17 +41,21 @@ func localRequester() intoto.Requester {
 }
 
 // request is the build as the build policy judges it.
-func (b *builder) request(rev hallmark.Revision) build.Request {
+func (b *builder) request(rev hallmark.Revision, def *build.Pipeline) build.Request {
+	image := policy.ImageHost
+	if d := def.Toolchain.Digest; d != "" {
+		image = string(d)
+	}
 	return build.Request{
 		Repository: rev.Repository, Ref: rev.Ref, Requesters: b.order.requester.Principals,
-		Builder: intoto.BuilderLocal, Image: platform()["image"], Parameters: b.order.parameters,
+		Builder: intoto.BuilderLocal, Image: image, Parameters: b.order.parameters,
 	}
 }
 
 // allow asks the build policy before anything of the revision runs. It returns
 // the values that the steps see, or why the build does not start.
 func (b *builder) allow(rev hallmark.Revision, def *build.Pipeline) (map[string]string, []hallmark.Reason) {
-	_, refused := b.parts.Permit(b.request(rev))
+	_, refused := b.parts.Permit(b.request(rev, def))
 	values, reasons := def.Resolve(b.order.parameters)
 	if refused != nil {
 		reasons = append([]hallmark.Reason{*refused}, reasons...)
@@ -120,11 +123,4 @@ func (b *builder) buildPolicy() build.Policy {
 func (b *builder) fingerprint(tools []attest.Tool) (hallmark.Digest, error) {
 	raw, err := json.Marshal(map[string]any{"tools": tools, "parameters": b.order.parameters, "requester": b.order.requester, "platform": platform()})
 	return hallmark.DigestOf(raw), err
-}
-
-// withParameters adds the parameters to what else the steps get.
-func withParameters(env, values map[string]string) map[string]string {
-	out := maps.Clone(env)
-	maps.Copy(out, values)
-	return out
 }

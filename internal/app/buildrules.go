@@ -103,7 +103,7 @@ func BuildRules(home string) (text []byte, inForce bool, err error) {
 func ToolInventory(ctx context.Context) (build.Inventory, error) {
 	inv := build.Inventory{APIVersion: "hallmark/v1", Kind: "ToolInventory", Platform: platform()["os"] + ", host"}
 	seen := map[string]bool{}
-	for _, dir := range sandbox.Toolchain() {
+	for _, dir := range sandbox.HostToolchain() {
 		root, err := filepath.EvalSymlinks(dir)
 		if err != nil {
 			return inv, fmt.Errorf("listing tools: %w", err)

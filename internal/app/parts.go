@@ -31,8 +31,10 @@ type BuildPlace struct {
 	// Trace is how the next step is recorded.
 	Trace  func() *sandbox.Trace
 	Mounts []sandbox.Mount
-	HostID int // user on the host of the steps
-	Limits func(wall time.Duration) sandbox.Limits
+	// Toolchain is what the steps run with.
+	Toolchain sandbox.Toolchain
+	HostID    int // user on the host of the steps
+	Limits    func(wall time.Duration) sandbox.Limits
 }
 
 // Spec is how a step runs in this place.
@@ -40,7 +42,7 @@ func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
 	s := sandbox.Spec{
 		Argv: []string{"sh", "-e", "-c", c.Script}, Env: slices.Clone(c.Env), Dir: Workspace, Stdout: out, Stderr: out,
 		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts),
-		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace}, Trace: p.Trace(),
+		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace}, Trace: p.Trace(), Toolchain: p.Toolchain,
 	}
 	for i, secret := range c.Secrets {
 		s.Secrets = append(s.Secrets, secret.Value)

@@ -166,7 +166,7 @@ func (s scanners) all() []pipeline.Scanner {
 // inventory runs the sbom check.
 func (s scanners) inventory(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 	rec := hallmark.CheckRecord{Check: "sbom", Revision: in.Revision, StartedOn: now(), Tool: s.tool}
-	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName, goToolchain()}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
+	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName, s.home.goVersion(ctx, in.Export.Pipeline)}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
 	if err != nil {
 		return pipeline.ScanOutput{}, err
 	}
@@ -305,12 +305,15 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if len(reasons) > 0 {
 		return b.refuse(in.Revision, reasons), nil
 	}
-	tools, err := inventoryTools()
+	kit, err := b.home.toolkit(ctx, def)
+	if imageFault(err) {
+		return b.withoutImage(in, err), nil
+	}
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	for i, name := range toolNames(tools) {
-		tools[i].Approved = slices.Contains(b.home.params.Tools, name)
+	for i, name := range toolNames(kit.tools) {
+		kit.tools[i].Approved = slices.Contains(b.home.params.Tools, name)
 	}
 	if reasons := build.JudgeSecrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
 		return b.refuse(in.Revision, reasons), nil
@@ -333,7 +336,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		return pipeline.BuildOutput{}, fmt.Errorf("making the directory of traces: %w", err)
 	}
 	place := BuildPlace{
-		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits,
+		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
 		Trace:  recordIn(traces, b.home.Digests()),
 		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
 	}
@@ -341,12 +344,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 	}
 	eng := b.parts.Engine(place)
-	env := build.Environment(sandbox.Path(), in.Export.CommitTime, withParameters(map[string]string{"GOMODCACHE": modCache}, values))
 	changed, err := b.parts.Watch(in.Export.Dir, in.Export.Manifest)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, build.Given{Env: env, Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert}, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
@@ -354,22 +356,28 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, tools, scratch, swapped)
+	return b.conclude(ctx, in, def, res, kit, scratch, swapped)
 }
 
 // conclude collects artifacts, keeps them and judges the facts.
-func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool) (pipeline.BuildOutput, error) {
+func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, kit kit, scratch string, swapped bool) (pipeline.BuildOutput, error) {
 	reasons, testReasons := res.Reasons(b.home.params.EgressAllowed)
 	finished := len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
 	f := attest.Build{
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
-		Dependencies: in.Dependencies.List, Tools: tools, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
+		Dependencies: in.Dependencies.List, Tools: kit.tools, Images: kit.images, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
 		Parameters: b.order.parameters, Requester: &b.order.requester,
 	}
+	f.Platform["image"] = kit.ref.String()
 	out := pipeline.BuildOutput{}
 	if finished {
 		outputs, bad := b.parts.Collect(sandbox.Upper(scratch), def.Artifacts)
+		images, more, err := b.assemble(ctx, in, def, sandbox.Upper(scratch))
+		if err != nil {
+			return out, err
+		}
+		bad = append(bad, more...)
 		reasons = append(reasons, bad...)
 		if len(bad) == 0 && len(reasons) == 0 {
 			for _, o := range outputs {
@@ -379,9 +387,14 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 				}
 				f.Artifacts = append(f.Artifacts, hallmark.Artifact{Name: o.Name, Digest: d, Size: int64(len(o.Data)), Mode: o.Mode})
 			}
+			for _, i := range images {
+				out.Images = append(out.Images, i.output)
+				f.Artifacts = append(f.Artifacts, i.output.Artifact())
+				f.Images = append(f.Images, i.bases...)
+			}
 		}
 	}
-	traced, err := b.traced(ctx, in, res, scratch)
+	traced, err := b.traced(ctx, in, kit, res, scratch)
 	if err != nil {
 		return out, err
 	}
@@ -407,11 +420,11 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
-		build.Facts{Request: b.request(in.Revision), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.executed, Written: traced.written, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.executed, Written: traced.written, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons
-		f.Artifacts = nil
+		f.Artifacts, out.Images = nil, nil
 	}
 	out.Tests = b.testsRecord(f, def, testReasons, out)
 	out.Facts = f
@@ -439,10 +452,15 @@ func (b *builder) testsRecord(f attest.Build, def *build.Pipeline, reasons []hal
 	return rec
 }
 
+// toolPrograms are the programs that an inventory looks for.
+func toolPrograms() []string {
+	return []string{"sh", "go", "gcc", "cc", "g++", "ld", "make", "node", "npm", "python3", "git", "tar"}
+}
+
 // inventoryTools lists the programs of the toolchain that are here.
 func inventoryTools() ([]attest.Tool, error) {
 	var out []attest.Tool
-	for _, name := range []string{"sh", "go", "gcc", "cc", "g++", "ld", "make", "node", "npm", "python3", "git", "tar"} {
+	for _, name := range toolPrograms() {
 		for _, dir := range strings.Split(sandbox.Path(), ":") {
 			p, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 			if err != nil {
@@ -519,6 +537,5 @@ func platform() map[string]string {
 		}
 		out[key] = v
 	}
-	out["image"] = "host"
 	return out
 }

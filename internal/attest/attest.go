@@ -35,6 +35,7 @@ type Build struct {
 	Artifacts    []hallmark.Artifact
 	Dependencies []Dependency
 	Tools        []Tool
+	Images       []Image           // that went in: of the steps, and bases of artifacts
 	Platform     map[string]string // kernel, operating system, architecture, workspace mode
 	Guarantees   []Guarantee
 	Files        int             // files of the source tree
@@ -391,6 +392,9 @@ func (b Build) materials() []intoto.ResourceDescriptor {
 	}
 	for _, d := range b.Dependencies {
 		out = append(out, intoto.ResourceDescriptor{Name: d.Name, URI: d.PURL, Digest: d.Digests, Annotations: map[string]any{"role": "dependency"}})
+	}
+	for _, i := range b.Images {
+		out = append(out, i.material())
 	}
 	for _, t := range b.Tools {
 		out = append(out, intoto.ResourceDescriptor{

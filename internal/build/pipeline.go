@@ -31,6 +31,8 @@ type Pipeline struct {
 	Steps     []Step
 	Artifacts []string // slash-separated paths in the workspace
 
+	Toolchain  ImageRef // that steps run with; the zero value is the host's
+	Images     []ImageArtifact
 	Parameters []Parameter // by name
 }
 
@@ -158,7 +160,7 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 	if !p.need(n, top["build"], "build") {
 		return nil
 	}
-	b := p.fields(top["build"], "build", "steps", "artifacts", "network", "parameters")
+	b := p.fields(top["build"], "build", "image", "steps", "artifacts", "network", "parameters")
 	out := &Pipeline{}
 	if net := b["network"]; net != nil {
 		switch p.text(net, "build.network") {
@@ -168,6 +170,9 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 		default:
 			p.fail(net, hallmark.CodePipelineInvalid, "build.network: want none")
 		}
+	}
+	if b["image"] != nil {
+		out.Toolchain = p.toolchain(b["image"])
 	}
 	if p.need(top["build"], b["steps"], "steps") {
 		for i, s := range p.list(b["steps"], "build.steps") {
@@ -182,6 +187,10 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 	if p.need(top["build"], b["artifacts"], "artifacts") {
 		seen := map[string]bool{}
 		for _, a := range p.list(b["artifacts"], "build.artifacts") {
+			if a.Kind == yaml.MappingNode {
+				out.Images = append(out.Images, p.imageArtifact(a, seen))
+				continue
+			}
 			out.Artifacts = append(out.Artifacts, p.artifact(a, seen))
 		}
 	}

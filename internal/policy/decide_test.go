@@ -356,7 +356,7 @@ func FuzzDecide(f *testing.F) {
 			given = append(given, x.fact)
 			whole[x.Digest] = whole[x.Digest] || !x.touched
 			changed = changed || x.touched
-			refused = refused || x.Check != nil && x.records(x.Check.Check, r.Revision, r.Subjects) && x.Check.Outcome != hallmark.Pass
+			refused = refused || x.Check != nil && x.records(x.Check.Check, r.Revision, r.Subjects, nil) && x.Check.Outcome != hallmark.Pass
 		}
 		missing := slices.ContainsFunc(facts, func(x fact) bool { return !whole[x.Digest] })
 		v, err := e.decide(t.Context(), r, nil, given)

@@ -63,7 +63,7 @@ const BuildSection = "build"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "checks.images"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -93,6 +93,7 @@ func Table() []Parameter {
 	number := func(s string) error { _, err := parseNumber(s); return err }
 	return []Parameter{
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
+		{"checks.images", "image", "checks that must pass besides when an image is among the artifacts; never empty", oneOf("image")},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
 		{"sast.uncoveredSeverity", "medium", "severity of a language or file that no SAST engine analyses", severity},
@@ -458,6 +459,7 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 // Parameters are the values in Go's types.
 type Parameters struct {
 	Required                                   []string
+	ImageRequired                              []string // besides, of builds that leave an image
 	Severity                                   hallmark.Severity
 	Confidence                                 hallmark.Confidence
 	Uncovered                                  hallmark.Severity
@@ -497,6 +499,7 @@ func (d Document) Typed() (Parameters, error) {
 	p.BuildTimeout, p.BuildMemory, p.BuildDisk = dur("build.timeout"), size("build.memory"), size("build.disk")
 	p.BuildPIDs, p.BuildCPUs = num("build.pids"), num("build.cpus")
 	p.Required, p.Builders, p.Guarantees = splitList(d.Value("checks.required")), splitList(d.Value("build.builders")), splitList(d.Value("build.guarantees"))
+	p.ImageRequired = splitList(d.Value("checks.images"))
 	p.Registries = map[string]string{}
 	for _, kind := range []string{"go", "npm"} {
 		if where, err := parseRegistry(d.Value("registries." + kind)); err != nil {

@@ -197,8 +197,8 @@ func furnish(r room) (overlay bool, err error) {
 		f.grab("lower", w.Lower)
 		f.grab("scratch", w.Scratch)
 	}
-	for i, d := range r.Toolchain {
-		f.grab("t"+strconv.Itoa(i), d)
+	for i, m := range r.Toolchain {
+		f.grab("t"+strconv.Itoa(i), m.Source)
 	}
 	if r.Self != "" {
 		f.grab("self", r.Self)
@@ -328,9 +328,9 @@ func (f *furniture) tmpfs(target, opts string) {
 	f.do("mounting "+target, unix.Mount("tmpfs", newRoot+target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts))
 }
 
-func (f *furniture) toolchain(dirs []string) {
-	for i, d := range dirs {
-		f.put("t"+strconv.Itoa(i), d, false)
+func (f *furniture) toolchain(dirs []Mount) {
+	for i, m := range dirs {
+		f.put("t"+strconv.Itoa(i), m.Target, false)
 	}
 }
 
@@ -341,15 +341,20 @@ func (f *furniture) etc() {
 		return
 	}
 	f.do("making /etc", os.MkdirAll(newRoot+"/etc", 0o755))
-	for name, text := range map[string]string{
+	for name, text := range etcFiles() {
+		f.do("writing /etc/"+name, os.WriteFile(newRoot+"/etc/"+name, []byte(text), 0o644))
+	}
+}
+
+// etcFiles are the files of /etc that are the room's own, whatever the toolchain.
+func etcFiles() map[string]string {
+	return map[string]string{
 		"passwd":        "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nbuild:x:1000:1000:build:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
 		"group":         "root:x:0:\nbuild:x:1000:\nnogroup:x:65534:\n",
 		"hosts":         "127.0.0.1 localhost sandbox\n::1 localhost\n",
 		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 		"resolv.conf":   "nameserver 192.0.2.53\noptions timeout:1 attempts:1\n",
 		"hostname":      "sandbox\n",
-	} {
-		f.do("writing /etc/"+name, os.WriteFile(newRoot+"/etc/"+name, []byte(text), 0o644))
 	}
 }
 

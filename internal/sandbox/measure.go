@@ -144,7 +144,7 @@ func (f facts) guarantees(shared []string) []Guarantee {
 		{"no-new-privileges", f.Status["NoNewPrivs"] == "1", ""},
 		{"capabilities-dropped", len(held) == 0 && f.Status["Uid"] == id && f.Status["Gid"] == id, detail("all, bounding set included", "held: ", held)},
 		{"seccomp", f.Status["Seccomp"] == "2", "only listed system calls exist"},
-		{"root-read-only", f.RootReadOnly, "toolchain directories of the host"},
+		{"root-read-only", f.RootReadOnly, "the toolchain and the root directory"},
 		{"no-network", slices.Equal(f.Interfaces, []string{"lo"}), "interfaces: " + strings.Join(f.Interfaces, ", ")},
 		{"memory-not-executable", f.Masks != nil && !f.MemoryRuns, "memfd_create makes no program"},
 	}, m.guarantees()...)

@@ -50,8 +50,8 @@ type room struct {
 	Dir       string
 	Mounts    []Mount
 	Workspace *Workspace
-	Self      string   // path of our own binary on the host, if it is wanted inside
-	Toolchain []string // host directories seen read-only under their own names
+	Self      string  // path of our own binary on the host, if it is wanted inside
+	Toolchain []Mount // seen read-only
 	Limits    Limits
 	Groups    bool   // supplementary groups can and must be given up
 	Secrets   int    // descriptors from fdSecrets on
@@ -232,9 +232,13 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	fail := func(format string, args ...any) (Report, error) {
 		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSandboxUnavailable, format, args...)
 	}
+	tools, err := p.spec.Toolchain.mounts(p.spec)
+	if err != nil {
+		return fail("%w", err)
+	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
+		Toolchain: tools, Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()
@@ -400,9 +404,9 @@ func GoRoot() string {
 	return filepath.Dir(filepath.Dir(p))
 }
 
-// Toolchain lists the host directories and files that a sandbox sees beside what
+// HostToolchain lists the host directories and files that a sandbox sees beside what
 // it is given, in its own names: programs, libraries and their configuration.
-func Toolchain() []string { return toolchain() }
+func HostToolchain() []string { return toolchain() }
 
 // Path is the PATH of programs inside.
 func Path() string {

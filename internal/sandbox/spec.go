@@ -32,6 +32,7 @@ type Spec struct {
 	Stdout io.Writer
 	Stderr io.Writer
 
+	Toolchain Toolchain
 	Mounts    []Mount
 	Workspace *Workspace
 	Self      bool   // our own binary is at SelfPath; Argv[0] is the name it gets
