@@ -53,7 +53,8 @@ type room struct {
 	Self      string   // path of our own binary on the host, if it is wanted inside
 	Toolchain []string // host directories seen read-only under their own names
 	Limits    Limits
-	Groups    bool // supplementary groups can and must be given up
+	Given     map[string]int // mounts that are there already, by descriptor
+	Groups    bool           // supplementary groups can and must be given up
 }
 
 // note is what the first process says: exactly one of the fields.
@@ -74,6 +75,7 @@ const (
 	fdNotes  = 4 // writes notes
 	fdAck    = 5 // reads one byte when the parent serves the listener; EOF when it died
 	fdSelf   = 6 // our own binary
+	fdGiven  = 7 // and on: mounts that we made
 	fdFirst  = fdSpec
 	lifeline = fdAck
 )
@@ -124,6 +126,7 @@ type process struct {
 	notes  *os.File
 	ack    *os.File
 	group  *cgroup
+	mounts *overlays
 	hostID int
 	shared []string // namespaces that the first process has in common with us
 	report Report
@@ -152,9 +155,16 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 		return nil, err
 	}
 	p = &process{spec: spec, specW: specW, notes: notesR, ack: ackW, hostID: hostID}
+	if p.mounts, err = mountOverlays(spec); err != nil {
+		for _, f := range opened {
+			f.Close()
+		}
+		return nil, err
+	}
+	defer p.mounts.close()
 	p.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{}, Dir: "/",
-		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: []*os.File{specR, notesW, ackR, self},
+		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: append([]*os.File{specR, notesW, ackR, self}, p.mounts.files...),
 		WaitDelay: 5 * time.Second,
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
@@ -184,6 +194,7 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 			f.Close()
 		}
 		p.group.remove()
+		p.mounts.remove()
 		return nil, err
 	}
 	p.group.add(p.cmd.Process.Pid)
@@ -205,6 +216,7 @@ func (p *process) cleanup() {
 	p.cmd.Wait()
 	p.notes.Close()
 	p.group.remove()
+	p.mounts.remove()
 }
 
 // serve tells the first process what to do, answers the seccomp listener and
@@ -215,7 +227,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0,
+		Toolchain: toolchain(), Limits: p.spec.Limits, Given: p.mounts.given(), Groups: os.Geteuid() == 0,
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()

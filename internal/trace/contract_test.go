@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,48 @@ type recorded struct {
 	events []build.Event
 }
 
+// place gives a spec a workspace with files, and a cache.
+func place(t *testing.T, s *sandbox.Spec, files map[string]string) {
+	t.Helper()
+	dir := t.TempDir()
+	id := sandbox.HostID()
+	for _, d := range []string{"scratch", "cache"} {
+		if err := sandbox.NewScratch(filepath.Join(dir, d), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src := filepath.Join(dir, "src")
+	for name, text := range files {
+		at := filepath.Join(src, name)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.Give(src, id); err != nil {
+		t.Fatal(err)
+	}
+	s.Workspace = &sandbox.Workspace{Lower: src, Scratch: filepath.Join(dir, "scratch"), Target: "/workspace"}
+	s.Mounts = append(s.Mounts, sandbox.Mount{Source: filepath.Join(dir, "cache"), Target: "/cache", Writable: true})
+}
+
+// owner is the user that the scratch directory of a spec was made for.
+func owner(s sandbox.Spec) int {
+	if s.Workspace == nil {
+		return sandbox.HostID()
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(s.Workspace.Scratch, &st); err != nil {
+		return sandbox.HostID()
+	}
+	return int(st.Uid)
+}
+
 // run runs a script with tracing.
 func run(t *testing.T, e trace.Engine, script string, change func(*sandbox.Spec)) recorded {
 	t.Helper()
@@ -51,7 +94,7 @@ func run(t *testing.T, e trace.Engine, script string, change func(*sandbox.Spec)
 	if change != nil {
 		change(&spec)
 	}
-	rep, err := box.Run(t.Context(), spec)
+	rep, err := box.RunAs(t.Context(), owner(spec), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,23 +111,15 @@ func run(t *testing.T, e trace.Engine, script string, change func(*sandbox.Spec)
 }
 
 func TestFirst(t *testing.T) {
-	r := run(t, trace.Kernel, "echo hello >x; cat x; cp /bin/true t; ./t; (exit 3); ls / | cat; kill -9 $$", nil)
+	r := run(t, trace.Kernel, "cd /workspace; mkdir d d/e; echo hello >d/e/x; mv d/e/x d/y; ln d/y d/z; ln sub/a sub/b; mv d dd; rm -r dd; rm -r sub; mkdir sub; ln -s x sub/y; cd /cache; echo x >z; mv z y; ls", func(s *sandbox.Spec) {
+		place(t, s, map[string]string{"sub/a": "a"})
+	})
 	t.Log(r.out, r.report.Trace)
 	for _, e := range r.events {
+		if e.Kind == "read" || e.Kind == "exit" || e.Kind == "fork" {
+			continue
+		}
 		b, _ := e.Encode()
 		t.Logf("%s", b)
-	}
-}
-
-func TestLua(t *testing.T) {
-	r := run(t, trace.Kernel, "cp -r /lua . && cd lua/src && make generic >/dev/null", func(s *sandbox.Spec) { s.Mounts = []sandbox.Mount{{Source: "/tmp/kb/lua", Target: "/lua"}} })
-	t.Log(r.out, r.report.Trace)
-	for i, e := range r.events {
-		if e.Kind == build.EventUnstable {
-			for _, e := range r.events[i-40:i+10] {
-				b, _ := e.Encode()
-				t.Logf("%s", b)
-			}
-		}
 	}
 }

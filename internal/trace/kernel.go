@@ -31,6 +31,7 @@ type kernel struct {
 	sealed  *group
 	live    *group
 	readers *group
+	names   *names
 	wake    int // event descriptor: the end is near
 	began   time.Time
 	devices map[int]uint64 // of mounts by their number, as stat has it
@@ -78,6 +79,9 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 			return err
 		}
 	}
+	if k.names, err = openNames(); err != nil {
+		return err
+	}
 	if k.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("making an event descriptor: %w", err)
 	}
@@ -111,6 +115,10 @@ func (k *kernel) mark(pid int) error {
 	if err != nil {
 		return err
 	}
+	hosts, err := mounts(os.Getpid())
+	if err != nil {
+		return err
+	}
 	for _, m := range all {
 		k.devices[m.id] = m.dev
 		at := fmt.Sprintf("/proc/%d/root%s", pid, m.path)
@@ -130,6 +138,16 @@ func (k *kernel) mark(pid int) error {
 				return fmt.Errorf("marking %s in the sandbox: %w", m.path, err)
 			}
 		}
+		if m.readOnly || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue
+		}
+		// A mark on a file system hears everybody's doings on it.
+		if slices.ContainsFunc(hosts, func(h mounted) bool { return h.dev == m.dev }) {
+			return fmt.Errorf("names in %s can't be followed: its file system is the host's", m.path)
+		}
+		if err := k.names.mark(at, m); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -139,6 +157,9 @@ func (k *kernel) close() {
 		if g != nil {
 			unix.Close(g.fd)
 		}
+	}
+	if k.names != nil {
+		k.names.close()
 	}
 	if k.procs != nil {
 		k.procs.close()
@@ -198,6 +219,9 @@ func (k *kernel) settle() {
 	} else if n > 0 {
 		k.r.fail("%d events of processes were lost", n)
 	}
+	if len(k.names.lost) > 0 {
+		k.r.fail("names in %d directories could not be told", len(k.names.lost))
+	}
 	if len(k.args) > 0 {
 		k.r.fail("the arguments of %d programs were not told to the end", len(k.args))
 	}
@@ -218,14 +242,32 @@ func (k *kernel) turn() bool {
 			continue
 		}
 		some = true
-		// The processes that did this were born before: what is in the ring now
-		// names them.
+		// The processes that did this were born before, and their files made: what
+		// is told now names them.
 		k.drainProcesses()
+		k.drainNames()
 		for _, e := range k.batch {
 			k.event(e)
 		}
 	}
-	return some
+	return k.drainNames() || some
+}
+
+func (k *kernel) drainNames() (some bool) {
+	for {
+		events, err := k.names.read()
+		if err != nil {
+			k.r.fail("%v", err)
+		}
+		if err != nil || len(events) == 0 {
+			return some
+		}
+		some = true
+		k.drainProcesses()
+		for _, e := range events {
+			k.named(e)
+		}
+	}
 }
 
 func (k *kernel) drainProcesses() (some bool) {
