@@ -44,6 +44,10 @@ type kernel struct {
 	hands sync.WaitGroup
 	busy  sync.WaitGroup // hashes that are not done
 	batch []fileEvent
+	// ended are processes that are gone while events of theirs may be queued, or
+	// wait for a hash: owed counts the latter
+	ended []happening
+	owed  map[int]int
 	// buffer is for small files, whose hash is taken under mu
 	buffer []byte
 }
@@ -64,7 +68,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	}
 	*k = kernel{
 		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
-		args: map[int]*running{}, buffer: make([]byte, small), jobs: make(chan job, 64), wake: -1,
+		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, jobs: make(chan job, 64), wake: -1,
 	}
 	defer func() {
 		if err != nil {
@@ -214,6 +218,7 @@ func (k *kernel) settle() {
 	for _, h := range rest {
 		k.happened(h)
 	}
+	k.bury(len(k.ended))
 	if n, err := k.procs.missed(); err != nil {
 		k.r.fail("%v", err)
 	} else if n > 0 {
@@ -232,6 +237,7 @@ func (k *kernel) turn() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	some := k.drainProcesses()
+	due, all := len(k.ended), true
 	for _, g := range []*group{k.sealed, k.live, k.readers} {
 		var err error
 		if k.batch, err = g.read(k.batch[:0]); err != nil {
@@ -242,6 +248,7 @@ func (k *kernel) turn() bool {
 			continue
 		}
 		some = true
+		all = all && len(k.batch) < batch
 		// The processes that did this were born before, and their files made: what
 		// is told now names them.
 		k.drainProcesses()
@@ -250,7 +257,25 @@ func (k *kernel) turn() bool {
 			k.event(e)
 		}
 	}
-	return k.drainNames() || some
+	some = k.drainNames() || some
+	if all {
+		k.bury(due)
+	}
+	return some
+}
+
+// bury records the ends of the first n processes that ended, unless an event of
+// theirs waits.
+func (k *kernel) bury(n int) {
+	kept := k.ended[:0:0]
+	for i, h := range k.ended {
+		if i >= n || k.owed[h.tgid] > 0 {
+			kept = append(kept, h)
+			continue
+		}
+		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
+	}
+	k.ended = kept
 }
 
 func (k *kernel) drainNames() (some bool) {
@@ -290,7 +315,7 @@ func (k *kernel) happened(h happening) {
 	case ringFork:
 		k.r.fork(h.tgid, int(h.word[0]))
 	case ringExit:
-		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
+		k.ended = append(k.ended, h)
 	case ringExec:
 		run := &running{want: h.word[2]}
 		if f := k.known[inode{dev: deviceOf(h.word[1]), ino: h.word[0]}]; f != nil && f.digest != (digest{}) {

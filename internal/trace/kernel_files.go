@@ -86,6 +86,7 @@ func (k *kernel) event(e fileEvent) {
 	}
 	if f.hashing {
 		f.waiting = append(f.waiting, e)
+		k.owed[e.pid]++
 		return
 	}
 	k.look(e, f, identify(&st))
@@ -201,6 +202,7 @@ func (k *kernel) hash(j job) {
 	}
 	j.file.hashing = true
 	k.busy.Add(1)
+	k.owed[j.event.pid]++
 	k.jobs <- j
 }
 
@@ -213,13 +215,22 @@ func (k *kernel) work() {
 		k.mu.Lock()
 		j.file.hashing = false
 		k.hashed(j, d, err)
+		k.paid(j.event.pid)
 		for len(j.file.waiting) > 0 && !j.file.hashing {
 			e := j.file.waiting[0]
 			j.file.waiting = j.file.waiting[1:]
 			k.event(e)
+			k.paid(e.pid)
 		}
 		k.mu.Unlock()
 		k.busy.Done()
+	}
+}
+
+// paid counts an event less that a process has to wait for.
+func (k *kernel) paid(pid int) {
+	if k.owed[pid]--; k.owed[pid] == 0 {
+		delete(k.owed, pid)
 	}
 }
 

@@ -119,11 +119,46 @@ func (n *names) mark(at string, m mounted) error {
 	if err := unix.FanotifyMark(n.group.fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, nameMask, fd, "."); err != nil {
 		return fmt.Errorf("following the names of %s: %w", m.path, err)
 	}
-	h, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	return n.walk(fd, id, m.id, &directory{path: m.path})
+}
+
+// walk learns the directories that are there already: what is done in one can be
+// told too late to ask for its name, and an overlay does not say which directory
+// it removed.
+func (n *names) walk(fd int, system [8]byte, mount int, d *directory) error {
+	h, on, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
 	if err != nil {
-		return fmt.Errorf("naming the top of %s: %w", m.path, err)
+		return fmt.Errorf("naming %s: %w", d.text(), err)
 	}
-	n.dirs[newHandle(id, h.Type(), h.Bytes())] = &directory{path: m.path}
+	if on != mount {
+		return nil // another file system, which has a mark of its own
+	}
+	n.dirs[newHandle(system, h.Type(), h.Bytes())] = d
+	// The descriptor is read to its end by a duplicate that starts where it stands.
+	again, err := unix.Dup(fd)
+	if err != nil {
+		return fmt.Errorf("listing %s: %w", d.text(), err)
+	}
+	list := os.NewFile(uintptr(again), d.name)
+	defer list.Close()
+	entries, err := list.ReadDir(-1)
+	if err != nil {
+		return fmt.Errorf("listing %s: %w", d.text(), err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		below, err := unix.Openat(fd, e.Name(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening %s in %s: %w", e.Name(), d.text(), err)
+		}
+		err = n.walk(below, system, mount, &directory{parent: d, name: e.Name()})
+		unix.Close(below)
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -253,6 +288,12 @@ func (k *kernel) named(e nameEvent) {
 	}
 	label := path.Join(at.text(), e.at.name)
 	dir := e.mask&unix.FAN_ONDIR != 0
+	again := false // it was removed first, and made after that
+	if e.mask&(unix.FAN_CREATE|unix.FAN_DELETE) == unix.FAN_CREATE|unix.FAN_DELETE && !dir {
+		if again = n.exists(e); again {
+			k.r.named(build.EventRemove, e.pid, label, "")
+		}
+	}
 	if e.mask&unix.FAN_CREATE != 0 {
 		if dir {
 			n.dirs[e.child] = &directory{parent: at, name: e.at.name}
@@ -280,12 +321,28 @@ func (k *kernel) named(e nameEvent) {
 		}
 		k.r.named(build.EventRename, e.pid, label, path.Join(to.text(), e.to.name))
 	}
-	if e.mask&unix.FAN_DELETE != 0 {
+	if e.mask&unix.FAN_DELETE != 0 && !again {
 		if dir {
 			k.removed(e.child, at, e.at.name)
 		}
 		k.r.named(build.EventRemove, e.pid, label, "")
 	}
+}
+
+// exists reports whether the file of an event has the event's name now.
+func (n *names) exists(e nameEvent) bool {
+	fd, err := n.open(e.child)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	dir, err := n.open(e.at.dir)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(dir)
+	var it, there unix.Stat_t
+	return unix.Fstat(fd, &it) == nil && unix.Fstatat(dir, e.at.name, &there, unix.AT_SYMLINK_NOFOLLOW) == nil && it.Dev == there.Dev && it.Ino == there.Ino
 }
 
 func (n *names) key(h handle) uint64 { return maphash.String(n.seed, string(h)) }
@@ -299,7 +356,9 @@ func (n *names) moved(h handle, to *directory, name string) {
 	*d = directory{parent: to, name: name}
 }
 
-// removed forgets a directory, after telling what waited for its name.
+// removed tells what waited for the name of a directory. The directory is not
+// forgotten: the kernel may tell of its making and its removal in one event,
+// before what was done in it.
 func (k *kernel) removed(h handle, parent *directory, name string) {
 	waiting := k.names.lost[h]
 	if len(waiting) > 0 {
@@ -309,7 +368,6 @@ func (k *kernel) removed(h handle, parent *directory, name string) {
 			k.named(e)
 		}
 	}
-	delete(k.names.dirs, h)
 }
 
 // linked is the path of the file that got a further name; empty: the file is new.
@@ -318,9 +376,11 @@ func (k *kernel) linked(e nameEvent, dir bool, label string) string {
 	if dir {
 		return ""
 	}
-	before, known := n.called[n.key(e.child)]
+	if before, known := n.called[n.key(e.child)]; known {
+		return path.Join(before.dir.text(), before.name)
+	}
 	s := n.systems[[8]byte([]byte(e.at.dir[:8]))]
-	if s == nil || s.fresh && !known {
+	if s == nil || s.fresh {
 		return "" // nothing was there before the trace
 	}
 	fd, err := n.open(e.child)
@@ -331,9 +391,6 @@ func (k *kernel) linked(e nameEvent, dir bool, label string) string {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Nlink < 2 {
 		return ""
-	}
-	if known {
-		return path.Join(before.dir.text(), before.name)
 	}
 	if f := k.files[inode{dev: st.Dev, ino: st.Ino}]; f != nil && f.path != "" && f.path != label {
 		return f.path
