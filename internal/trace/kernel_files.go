@@ -86,7 +86,7 @@ func (k *kernel) event(e fileEvent) {
 	}
 	if f.hashing {
 		f.waiting = append(f.waiting, e)
-		k.waits[e.pid]++
+		k.owed[e.pid]++
 		return
 	}
 	k.look(e, f, identify(&st))
@@ -202,7 +202,7 @@ func (k *kernel) hash(j job) {
 	}
 	j.file.hashing = true
 	k.busy.Add(1)
-	k.waits[j.event.pid]++
+	k.owed[j.event.pid]++
 	k.jobs <- j
 }
 
@@ -214,23 +214,23 @@ func (k *kernel) work() {
 		d, err := sum(j.event.fd, through)
 		k.mu.Lock()
 		j.file.hashing = false
-		k.waited(j.event.pid)
 		k.hashed(j, d, err)
+		k.paid(j.event.pid)
 		for len(j.file.waiting) > 0 && !j.file.hashing {
 			e := j.file.waiting[0]
 			j.file.waiting = j.file.waiting[1:]
-			k.waited(e.pid)
 			k.event(e)
+			k.paid(e.pid)
 		}
 		k.mu.Unlock()
 		k.busy.Done()
 	}
 }
 
-// waited takes back that an event of a process waits.
-func (k *kernel) waited(pid int) {
-	if k.waits[pid]--; k.waits[pid] <= 0 {
-		delete(k.waits, pid)
+// paid counts an event less that a process has to wait for.
+func (k *kernel) paid(pid int) {
+	if k.owed[pid]--; k.owed[pid] == 0 {
+		delete(k.owed, pid)
 	}
 }
 

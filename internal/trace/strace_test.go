@@ -5,6 +5,7 @@ package trace_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -243,6 +244,7 @@ type tally struct {
 	missing                                          []string
 	// directories were opened without O_DIRECTORY: strace does not say what it is
 	directories func(string) bool
+	renamed     map[string]string
 }
 
 func (c *tally) miss(format string, args ...any) {
@@ -268,6 +270,10 @@ func (c *tally) compare(s *seen, l *logged, names map[named]int, writes map[stri
 	}
 	for p := range s.writes {
 		c.writes++
+		// A write is known when its file is closed, which may have another name by then.
+		for n := 0; n < 8 && c.renamed[p] != "" && !l.writes[p] && !writes[p]; n++ {
+			p = c.renamed[p]
+		}
 		if !l.writes[p] && !writes[p] {
 			c.miss("%s: write of %s", who, p)
 		}
@@ -364,7 +370,13 @@ func TestStrace(t *testing.T) {
 	}
 	s, r := bothWays(t, tree, script)
 	first, names, writes := readLogged(r.events)
-	c := &tally{directories: func(p string) bool {
+	renamed := map[string]string{}
+	for n := range names {
+		if n.kind == "rename" {
+			renamed[n.path] = n.to
+		}
+	}
+	c := &tally{renamed: renamed, directories: func(p string) bool {
 		for _, root := range []string{"", tree} {
 			if st, err := os.Stat(root + strings.TrimPrefix(p, "/workspace")); err == nil && st.IsDir() {
 				return true
@@ -389,10 +401,41 @@ func TestStrace(t *testing.T) {
 	}
 }
 
-// bothWays runs a script over a tree, recorded by the kernel engine and by strace.
-func bothWays(t *testing.T, tree, script string) (*seen, recorded) {
+// both is what the kernel engine left of such a run.
+type both struct {
+	out    string
+	report sandbox.Report
+	events []build.Event
+}
+
+func eventsOf(t *testing.T, log string) []build.Event {
 	t.Helper()
-	in, stdir, scratch, host := input(t), t.TempDir(), filepath.Join(t.TempDir(), "scratch"), sandbox.HostID()
+	f, err := os.Open(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var out []build.Event
+	if err := build.ReadEvents(f, func(e build.Event) error { out = append(out, e); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// openDir makes a directory that the user of a sandbox can read.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// bothWays runs a script over a tree, recorded by the kernel engine and by strace.
+func bothWays(t *testing.T, tree, script string) (*seen, both) {
+	t.Helper()
+	in, stdir, scratch, host := openDir(t), t.TempDir(), filepath.Join(t.TempDir(), "scratch"), sandbox.HostID()
 	if err := errors.Join(sandbox.NewScratch(scratch, host), sandbox.Give(tree, host)); err != nil {
 		t.Fatal(err)
 	}
@@ -407,15 +450,29 @@ func bothWays(t *testing.T, tree, script string) (*seen, recorded) {
 		os.WriteFile(filepath.Join(in, path.Base(marker)), nil, 0o644)
 		ended <- end
 	}()
-	c := contract{engine: trace.Kernel, host: host}
-	r := c.run(t, in, "until [ -e "+marker+" ]; do sleep 0.05; done; "+script, func(s *sandbox.Spec) {
-		s.Workspace = &sandbox.Workspace{Lower: tree, Scratch: scratch, Target: "/workspace"}
-		s.Dir = "/workspace"
-		s.Env = append(s.Env, "HOME=/tmp/home", "TMPDIR=/tmp", "LANG=C.UTF-8", "SOURCE_DATE_EPOCH=1700000000", "GOFLAGS=-mod=mod -buildvcs=false", "GOPROXY=off", "GOTOOLCHAIN=local", "GOCACHE=/tmp/go", "GOENV=off")
-		s.Limits = sandbox.Limits{Wall: 20 * time.Minute}
+	var out bytes.Buffer
+	log := filepath.Join(t.TempDir(), "events")
+	box, err := sandbox.New(sandbox.Config{Clock: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := box.RunAs(t.Context(), host, sandbox.Spec{
+		Argv: []string{"sh", "-c", "until [ -e " + marker + " ]; do sleep 0.05; done; " + script}, Dir: "/workspace", Stdout: &out, Stderr: &out,
+		Env: []string{"PATH=" + sandbox.Path(), "HOME=/tmp/home", "TMPDIR=/tmp", "LANG=C.UTF-8", "SOURCE_DATE_EPOCH=1700000000", "GOFLAGS=-mod=mod -buildvcs=false",
+			"GOPROXY=off", "GOTOOLCHAIN=local", "GOCACHE=/tmp/go", "GOENV=off"},
+		Mounts:    []sandbox.Mount{{Source: in, Target: "/in"}},
+		Workspace: &sandbox.Workspace{Lower: tree, Scratch: scratch, Target: "/workspace"},
+		Limits:    sandbox.Limits{Wall: 20 * time.Minute},
+		Trace:     &sandbox.Trace{Engine: trace.Kernel, Log: log},
 	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	r := both{out: out.String(), report: rep, events: eventsOf(t, log)}
 	(<-ended)()
-	r.whole()
+	if rep.Trace == nil || !rep.Trace.Whole() {
+		t.Errorf("the trace is not whole: %+v", rep.Trace)
+	}
 	d := &straceDir{t: t, dir: stdir, known: map[int]*seen{}}
 	s := d.process(pid, "/workspace")
 	// The waiting loop began before strace came.
@@ -431,7 +488,7 @@ func bothWays(t *testing.T, tree, script string) (*seen, recorded) {
 
 // dropWaiting takes the processes out of the log that the waiting made before
 // strace saw them: the first children.
-func dropWaiting(r *recorded, first int, s *seen) {
+func dropWaiting(r *both, first int, s *seen) {
 	before := -len(s.children)
 	for _, e := range r.events {
 		if e.Kind == build.EventFork && e.Process == first {
@@ -451,8 +508,13 @@ func dropWaiting(r *recorded, first int, s *seen) {
 // sample is a small tree that does with files what builds do.
 func sample(t *testing.T) string {
 	t.Helper()
-	dir := input(t)
-	write(t, dir, "Makefile", `CFLAGS = -O1 -I.
+	dir := openDir(t)
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("Makefile", `CFLAGS = -O1 -I.
 hello: hello.o lib/libpart.a
 	$(CC) -o hello hello.o -Llib -lpart
 lib/libpart.a: part.o more.o
@@ -460,18 +522,18 @@ lib/libpart.a: part.o more.o
 %.o: %.c part.h
 	$(CC) $(CFLAGS) -c -o $@.tmp $< && mv $@.tmp $@
 `)
-	write(t, dir, "part.h", "int part(void); int more(void);\n")
-	write(t, dir, "part.c", "#include \"part.h\"\nint part(void) { return 1; }\n")
-	write(t, dir, "more.c", "#include \"part.h\"\nint more(void) { return 2; }\n")
-	write(t, dir, "hello.c", "#include <stdio.h>\n#include \"part.h\"\nint main(void) { return printf(\"%d\\n\", part() + more()) < 0; }\n")
-	write(t, dir, "names.sh", `#!/bin/sh -e
+	write("part.h", "int part(void); int more(void);\n")
+	write("part.c", "#include \"part.h\"\nint part(void) { return 1; }\n")
+	write("more.c", "#include \"part.h\"\nint more(void) { return 2; }\n")
+	write("hello.c", "#include <stdio.h>\n#include \"part.h\"\nint main(void) { return printf(\"%d\\n\", part() + more()) < 0; }\n")
+	write("names.sh", `#!/bin/sh -e
 mkdir -p a/b && cd a/b
 echo one >x && cp x y && ln y z && ln -s z w && cat w && mv z ../z && mkfifo f
 cd .. && rm -r b && rmdir ../lib2 2>/dev/null || mkdir ../lib2
 tar cf ../a.tar . && cd ../lib2 && tar xf ../a.tar && cat z | gzip | gunzip >zz && rm "$PWD/zz"
 (cat z; echo more) >both; exec 3<>both; echo x >&3; exec 3>&-
 `)
-	write(t, dir, "spawn.py", `import os, socket, subprocess, tempfile, threading, shutil
+	write("spawn.py", `import os, socket, subprocess, tempfile, threading, shutil
 def job(n):
     subprocess.run(["cat", "Makefile"], stdout=subprocess.DEVNULL, check=True)
     with tempfile.NamedTemporaryFile() as f:
