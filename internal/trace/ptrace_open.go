@@ -47,6 +47,11 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 	writes := flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
 	id := identify(&st)
 	shaky := t.writing.has(id)
+	if shaky {
+		// Whoever wrote it may have let go since the call began.
+		t.drain()
+		shaky = t.writing.has(id)
+	}
 	if !writes && !shaky && t.rec.knows(th.proc.pid, id) {
 		return
 	}
@@ -88,8 +93,11 @@ func (t *tracer) reads(th *thread, label string, fd int, id identity, shaky bool
 		}
 	}
 	t.rec.opened(th.proc.pid, label, id, d)
-	if shaky {
+	switch {
+	case shaky:
 		t.writing.read(id, t.rec.number(th.proc.pid), d)
+	case t.inside(label):
+		t.readers.add(id.node(), th.proc, d)
 	}
 }
 
