@@ -183,7 +183,8 @@ func suite(t *testing.T, c contract) {
 		{"programs", testPrograms}, {"scripts", testScripts}, {"libraries", testLibraries}, {"setuid", testSetuid},
 		{"io_uring", testUring}, {"memfd", testMemfd}, {"path flip", testFlip}, {"two versions", testVersions},
 		{"shared mapping", testShared}, {"misled reader", testMisled}, {"arguments", testArguments}, {"processes", testProcesses},
-		{"names", testNames}, {"labels", testLabels}, {"fifo", testFifo}, {"passed descriptor", testPassed}, {"threads", testThreads},
+		{"names", testNames}, {"labels", testLabels}, {"fifo", testFifo}, {"passed descriptor", testPassed}, {"threads", testThreads}, {"stolen descriptor", testStolen}, {"fifo between threads", testThreadFifo},
+
 		{"untraced child", testUntraced}, {"many opens", testManyOpens}, {"many processes", testManyProcesses},
 		{"killed agent", testKilledAgent}, {"full disk", testFullDisk}, {"connections", testConnections},
 	} {
@@ -524,6 +525,53 @@ func testThreads(t *testing.T, c contract) {
 	r.want(build.EventRead, "/in/odd", odd)
 	if n := len(r.find(build.EventFork, "")); n != 1 {
 		t.Errorf("%d processes, want 1", n)
+	}
+}
+
+// testStolen: a thread reads what another one has just opened and puts something
+// harmless in its place. Whatever it read is recorded, or the trace is not whole.
+func testStolen(t *testing.T, c contract) {
+	const n = 3000
+	dir := input(t)
+	if err := os.Mkdir(filepath.Join(dir, "s"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		write(t, dir, fmt.Sprintf("s/%d", i), fmt.Sprintf("s%d", i))
+	}
+	write(t, dir, "innocent", "innocent")
+	for way, name := range map[string]string{"d": "dup2", "o": "open", "f": "fcntl", "c": "close"} {
+		r := c.do(t, dir, fmt.Sprintf("swap %s %d", way, n))
+		told := map[string]bool{}
+		for _, e := range r.events {
+			if e.Kind == build.EventRead && strings.HasPrefix(string(e.Path), "/in/s/") {
+				told["s"+strings.TrimPrefix(string(e.Path), "/in/s/")] = e.Digest == digest([]byte("s"+strings.TrimPrefix(string(e.Path), "/in/s/")))
+			}
+		}
+		stolen, missed := strings.Fields(r.out), 0
+		for _, s := range stolen {
+			if !told[s] {
+				missed++
+			}
+		}
+		if r.report.ExitCode != 0 || missed > 0 && r.report.Trace.Whole() {
+			t.Errorf("%s: %d of %d stolen files are missing from a trace that is whole (exit %d)", name, missed, len(stolen), r.report.ExitCode)
+		}
+		t.Logf("%s: %d stolen, %d missed, %q", name, len(stolen), missed, r.report.Trace.Failure)
+	}
+}
+
+// testThreadFifo: one thread waits for another one in an open.
+func testThreadFifo(t *testing.T, c contract) {
+	r := c.run(t, "", `mkfifo /tmp/f; exec python3 -c 'import threading
+def read(): print(open("/tmp/f").read())
+threads = [threading.Thread(target=read)]
+for t in threads: t.start()
+for i in range(200): open("/usr/bin/true").close()
+open("/tmp/f", "w").write("through")
+for t in threads: t.join()'`, nil).whole()
+	if r.out != "through\n" {
+		t.Errorf("output %q", r.out)
 	}
 }
 
