@@ -260,7 +260,7 @@ func (t *tracer) ended(tid int, ws unix.WaitStatus) {
 		th.proc.threads = 0
 		t.drain()
 		t.forget(th.proc)
-		t.rec.exit(tid, ws)
+		t.rec.over(tid, ws)
 	}
 }
 
