@@ -80,6 +80,7 @@ type known struct {
 	store *digestStore
 }
 
+// version is what a file held.
 type version struct {
 	id     identity
 	digest hallmark.Digest

@@ -51,14 +51,14 @@ func ptraceResume(how, tid int, signal unix.Signal) unix.Errno {
 	return e
 }
 
-// waitAny waits for any stop or end. The scheduler does not know that it blocks:
+// waitFor waits for any stop or end. The scheduler does not know that it blocks:
 // each time that it had to take the thread's place away and give it back it would
 // cost more than the stop (a quarter of all the tracer's work, measured). So
 // nobody else may wait for this thread to come to a rest meanwhile: see rest.
-func waitAny(ws *unix.WaitStatus) (int, error) {
+func waitFor(ws *unix.WaitStatus, flags uintptr) (int, error) {
 	var status uint32
 	for {
-		tid, _, e := unix.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&status)), unix.WALL, 0, 0, 0)
+		tid, _, e := unix.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&status)), unix.WALL|flags, 0, 0, 0)
 		switch e {
 		case 0:
 			*ws = unix.WaitStatus(status)
@@ -68,6 +68,11 @@ func waitAny(ws *unix.WaitStatus) (int, error) {
 			return 0, e
 		}
 	}
+}
+
+func exists(pid int) bool {
+	_, _, e := unix.RawSyscall(unix.SYS_KILL, uintptr(pid), 0, 0)
+	return e != unix.ESRCH
 }
 
 // alone makes the tracer's thread one that the others never wait for: they have
