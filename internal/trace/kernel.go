@@ -211,14 +211,10 @@ func (k *kernel) run(finish <-chan struct{}) {
 
 // settle is the end: what the kernel has not let go of, and what it lost.
 func (k *kernel) settle() {
-	rest, err := k.procs.rest()
-	if err != nil {
-		k.r.fail("%v", err)
+	k.drainProcesses()
+	for _, h := range k.ended {
+		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
 	}
-	for _, h := range rest {
-		k.happened(h)
-	}
-	k.bury(len(k.ended))
 	if n, err := k.procs.missed(); err != nil {
 		k.r.fail("%v", err)
 	} else if n > 0 {
@@ -264,18 +260,35 @@ func (k *kernel) turn() bool {
 	return some
 }
 
-// bury records the ends of the first n processes that ended, unless an event of
-// theirs waits.
+// bury records the ends of the first n processes that end, unless an event of
+// theirs waits, or may still come.
 func (k *kernel) bury(n int) {
 	kept := k.ended[:0:0]
 	for i, h := range k.ended {
-		if i >= n || k.owed[h.tgid] > 0 {
+		if i >= n || k.owed[h.tgid] > 0 || !k.r.reused(h.tgid) && closing(h.tgid) {
 			kept = append(kept, h)
 			continue
 		}
 		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
 	}
 	k.ended = kept
+}
+
+// closing reports whether a process that ends may still close files: it has done
+// so when it waits for its parent.
+func closing(pid int) bool {
+	if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
+		return false
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// Behind the name, which may hold anything: the state, and as the 18th field
+	// the number of threads.
+	text := string(b)
+	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	return len(f) < 18 || f[0] != "Z" && f[0] != "X" || f[17] != "0" && f[17] != "1"
 }
 
 func (k *kernel) drainNames() (some bool) {
