@@ -33,6 +33,9 @@ type kernel struct {
 	readers *group
 	names   *names
 	wake    int // event descriptor: the end is near
+	// room is the sandbox's mount namespace: held, it stays as it is until the last
+	// event is read, and with it what the paths of files are.
+	room int
 	began   time.Time
 	devices map[int]uint64 // of mounts by their number, as stat has it
 
@@ -68,7 +71,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	}
 	*k = kernel{
 		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
-		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, jobs: make(chan job, 64), wake: -1,
+		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, jobs: make(chan job, 64), wake: -1, room: -1,
 	}
 	defer func() {
 		if err != nil {
@@ -82,6 +85,9 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 		if *g.at, err = openGroup(g.flags); err != nil {
 			return err
 		}
+	}
+	if k.room, err = unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", s.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("holding the sandbox's mounts: %w", err)
 	}
 	if k.names, err = openNames(); err != nil {
 		return err
@@ -168,8 +174,10 @@ func (k *kernel) close() {
 	if k.procs != nil {
 		k.procs.close()
 	}
-	if k.wake >= 0 {
-		unix.Close(k.wake)
+	for _, fd := range []int{k.wake, k.room} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }
 
@@ -244,7 +252,7 @@ func (k *kernel) turn() bool {
 			continue
 		}
 		some = true
-		all = all && len(k.batch) < batch
+		all = all && (len(k.batch) < g.most || g.most == 1)
 		// The processes that did this were born before, and their files made: what
 		// is told now names them.
 		k.drainProcesses()
