@@ -33,6 +33,9 @@ type kernel struct {
 	readers *group
 	names   *names
 	wake    int // event descriptor: the end is near
+	// room is the sandbox's mount namespace: held, it stays as it is until the last
+	// event is read, and with it what the paths of files are.
+	room int
 	began   time.Time
 	devices map[int]uint64 // of mounts by their number, as stat has it
 
@@ -68,7 +71,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	}
 	*k = kernel{
 		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
-		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, jobs: make(chan job, 64), wake: -1,
+		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, jobs: make(chan job, 64), wake: -1, room: -1,
 	}
 	defer func() {
 		if err != nil {
@@ -82,6 +85,9 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 		if *g.at, err = openGroup(g.flags); err != nil {
 			return err
 		}
+	}
+	if k.room, err = unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", s.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("holding the sandbox's mounts: %w", err)
 	}
 	if k.names, err = openNames(); err != nil {
 		return err
@@ -168,8 +174,10 @@ func (k *kernel) close() {
 	if k.procs != nil {
 		k.procs.close()
 	}
-	if k.wake >= 0 {
-		unix.Close(k.wake)
+	for _, fd := range []int{k.wake, k.room} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }
 
@@ -211,14 +219,10 @@ func (k *kernel) run(finish <-chan struct{}) {
 
 // settle is the end: what the kernel has not let go of, and what it lost.
 func (k *kernel) settle() {
-	rest, err := k.procs.rest()
-	if err != nil {
-		k.r.fail("%v", err)
+	k.drainProcesses()
+	for _, h := range k.ended {
+		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
 	}
-	for _, h := range rest {
-		k.happened(h)
-	}
-	k.bury(len(k.ended))
 	if n, err := k.procs.missed(); err != nil {
 		k.r.fail("%v", err)
 	} else if n > 0 {
@@ -248,7 +252,7 @@ func (k *kernel) turn() bool {
 			continue
 		}
 		some = true
-		all = all && len(k.batch) < batch
+		all = all && (len(k.batch) < g.most || g.most == 1)
 		// The processes that did this were born before, and their files made: what
 		// is told now names them.
 		k.drainProcesses()
@@ -264,18 +268,35 @@ func (k *kernel) turn() bool {
 	return some
 }
 
-// bury records the ends of the first n processes that ended, unless an event of
-// theirs waits.
+// bury records the ends of the first n processes that end, unless an event of
+// theirs waits, or may still come.
 func (k *kernel) bury(n int) {
 	kept := k.ended[:0:0]
 	for i, h := range k.ended {
-		if i >= n || k.owed[h.tgid] > 0 {
+		if i >= n || k.owed[h.tgid] > 0 || !k.r.reused(h.tgid) && closing(h.tgid) {
 			kept = append(kept, h)
 			continue
 		}
 		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
 	}
 	k.ended = kept
+}
+
+// closing reports whether a process that ends may still close files: it has done
+// so when it waits for its parent.
+func closing(pid int) bool {
+	if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
+		return false
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// Behind the name, which may hold anything: the state, and as the 18th field
+	// the number of threads.
+	text := string(b)
+	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	return len(f) < 18 || f[0] != "Z" && f[0] != "X" || f[17] != "0" && f[17] != "1"
 }
 
 func (k *kernel) drainNames() (some bool) {

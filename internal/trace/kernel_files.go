@@ -66,6 +66,10 @@ func (k *kernel) event(e fileEvent) {
 		k.r.fail("the kernel's queue of events was full")
 	}
 	if e.fd < 0 {
+		if e.fd != unix.FAN_NOFD {
+			k.r.fail("opening a file for an event: %v", unix.Errno(-e.fd))
+			k.allow(e)
+		}
 		return
 	}
 	var st unix.Stat_t
@@ -104,8 +108,10 @@ func (k *kernel) look(e fileEvent, f *file, id identity) {
 		}
 	case e.mask&unix.FAN_CLOSE_NOWRITE != 0:
 		f.leave(e.pid)
-		k.allow(e)
-		return
+		if e.mask&unix.FAN_CLOSE_WRITE == 0 { // one event may tell of both
+			k.allow(e)
+			return
+		}
 	case e.mask&unix.FAN_OPEN_PERM != 0:
 		if !k.opening(e, f, id, &j.how) {
 			return

@@ -87,6 +87,7 @@ func openNames() (*names, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.buf = make([]byte, 64<<10)
 	return &names{group: g, systems: map[[8]byte]*nameSystem{}, dirs: map[handle]*directory{}, called: map[uint64]place{}, seed: maphash.MakeSeed(), lost: map[handle][]nameEvent{}}, nil
 }
 

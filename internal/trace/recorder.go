@@ -137,6 +137,14 @@ func (r *recorder) exit(pid int, ws unix.WaitStatus) {
 	delete(r.read, p)
 }
 
+// reused reports whether a number of the kernel is another process's already,
+// while the end of the first was not told.
+func (r *recorder) reused(pid int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.gone[pid]) > 0
+}
+
 // knows reports whether a process is known to have read this version of a file,
 // so that it need not be looked at again.
 func (r *recorder) knows(pid int, id identity) bool {
