@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -81,31 +82,29 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 
 // keepLog makes one event log a blob and takes it into the summary.
 func (b *builder) keepLog(ctx context.Context, step string, t build.Trace, sum *build.Summary) (hallmark.Digest, error) {
-	raw, err := os.ReadFile(t.Log)
+	f, err := os.Open(t.Log)
 	if err != nil {
 		if t.Failure != "" {
 			return "", nil // the agent died before it wrote one
 		}
 		return "", fmt.Errorf("reading the event log of step %s: %w", step, err)
 	}
-	if t.Digest != "" && hallmark.DigestOf(raw) != t.Digest {
-		return "", hallmark.Errorf(hallmark.KindInternal, "the event log of step %s is not what its agent wrote", step)
-	}
-	if t.Whole() {
-		f, err := os.Open(t.Log)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		if err := sum.Add(step, f); err != nil {
-			return "", err
-		}
-	}
-	d, err := b.stores.blobs.Put(ctx, raw)
+	defer f.Close()
+	// It may be larger than memory.
+	d, _, err := b.stores.blobs.PutFrom(ctx, f)
 	if err != nil {
 		return "", fmt.Errorf("keeping the event log of step %s: %w", step, err)
 	}
-	return d, nil
+	if t.Digest != "" && d != t.Digest {
+		return "", hallmark.Errorf(hallmark.KindInternal, "the event log of step %s is not what its agent wrote", step)
+	}
+	if !t.Whole() {
+		return d, nil
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", fmt.Errorf("reading the event log of step %s: %w", step, err)
+	}
+	return d, sum.Add(step, f)
 }
 
 // Bounds of what a statement carries itself. The event logs, whose digests it

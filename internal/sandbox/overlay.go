@@ -24,7 +24,6 @@ import (
 type overlays struct {
 	files []*os.File
 	names map[string]int // what furnish calls it: index in files
-	dirs  []string       // to be removed
 }
 
 // mountOverlays mounts the writable directories of a traced sandbox.
@@ -36,7 +35,6 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 	defer func() {
 		if err != nil {
 			o.close()
-			o.remove()
 		}
 	}()
 	if w := spec.Workspace; w != nil {
@@ -49,13 +47,11 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 		if err != nil || !m.Writable || !st.IsDir() {
 			continue // what is wrong with it is told when it is mounted
 		}
-		beside, err := os.MkdirTemp(filepath.Dir(m.Source), ".overlay-")
-		if err != nil {
-			return o, fmt.Errorf("making a directory beside %s: %w", m.Source, err)
-		}
-		o.dirs = append(o.dirs, beside)
+		// The kernel remembers in an upper directory what it lay over, and takes
+		// nothing else: the next step needs the same directories.
+		beside := m.Source + ".overlay"
 		lower, work := filepath.Join(beside, "lower"), filepath.Join(beside, "work")
-		if err := errors.Join(os.Mkdir(lower, 0o755), os.Mkdir(work, 0o755)); err != nil {
+		if err := errors.Join(os.MkdirAll(lower, 0o755), os.MkdirAll(work, 0o755)); err != nil {
 			return o, fmt.Errorf("making a directory beside %s: %w", m.Source, err)
 		}
 		if err := o.add(strconv.Itoa(i), lower, m.Source, work); err != nil {
@@ -114,13 +110,6 @@ func (o *overlays) close() {
 		f.Close()
 	}
 	o.files = nil
-}
-
-// remove removes the directories; the mounts must be gone.
-func (o *overlays) remove() {
-	for _, d := range o.dirs {
-		os.RemoveAll(d)
-	}
 }
 
 // place puts a given mount into the room.

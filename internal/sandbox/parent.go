@@ -210,7 +210,6 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 			f.Close()
 		}
 		p.group.remove()
-		p.mounts.remove()
 		return nil, err
 	}
 	p.group.add(p.cmd.Process.Pid)
@@ -235,7 +234,6 @@ func (p *process) cleanup() {
 	p.cmd.Wait()
 	p.notes.Close()
 	p.group.remove()
-	p.mounts.remove()
 }
 
 // serve tells the first process what to do, answers the seccomp listener and
