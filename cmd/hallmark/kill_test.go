@@ -210,7 +210,7 @@ func (l *killLab) nothingRuns() {
 			b, _ := os.ReadFile(d)
 			arg0, _, _ := bytes.Cut(b, []byte{0})
 			exe, _ := os.Readlink(filepath.Join(filepath.Dir(d), "exe"))
-			if name := string(arg0); (name == "hallmark-sandbox" || name == "hallmark-worker") && strings.HasPrefix(exe, l.work) {
+			if name := string(arg0); (name == "hallmark-sandbox" || name == "hallmark-worker" || name == "hallmark-trace") && strings.HasPrefix(exe, l.work) {
 				left += d + " " + name + "\n"
 			}
 		}

@@ -95,7 +95,8 @@ func (b *builder) keepLog(ctx context.Context, step string, t build.Trace, sum *
 	if err != nil {
 		return "", fmt.Errorf("keeping the event log of step %s: %w", step, err)
 	}
-	if t.Digest != "" && d != t.Digest {
+	// A log that could not be written is kept as far as it goes.
+	if t.Failure == "" && t.Digest != "" && d != t.Digest {
 		return "", hallmark.Errorf(hallmark.KindInternal, "the event log of step %s is not what its agent wrote", step)
 	}
 	if !t.Whole() {

@@ -35,7 +35,7 @@ type kernel struct {
 	wake    int // event descriptor: the end is near
 	// room is the sandbox's mount namespace: held, it stays as it is until the last
 	// event is read, and with it what the paths of files are.
-	room int
+	room    int
 	began   time.Time
 	devices map[int]uint64 // of mounts by their number, as stat has it
 
