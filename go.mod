@@ -4,6 +4,7 @@ go 1.26.3
 
 require (
 	github.com/CycloneDX/cyclonedx-go v0.12.0 // CycloneDX 1.6 documents
+	github.com/cilium/ebpf v0.22.0 // tracing: processes by BPF
 	github.com/cyberphone/json-canonicalization v0.0.0-20241213102144-19d51d7fe467 // RFC 8785
 	github.com/digitorus/timestamp v0.0.0-20231217203849-220c5c2851b7 // RFC 3161 timestamps
 	github.com/google/certificate-transparency-go v1.3.3 // SCT structures
@@ -45,8 +46,6 @@ require (
 	github.com/in-toto/attestation v1.2.0 // tests: the published statement types
 	k8s.io/klog/v2 v2.140.0 // silencing the log library
 )
-
-require github.com/cilium/ebpf v0.22.0 // tracing: processes by BPF
 
 require (
 	cloud.google.com/go/auth/oauth2adapt v0.3.0 // indirect

@@ -186,14 +186,14 @@ func furnish(r room) (overlay bool, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return false, fmt.Errorf("making mounts private: %w", err)
 	}
-	f := &furniture{}
+	f := &furniture{given: r.Given}
 	// Binds from the host come first, on a scratch root: when it covers /tmp,
 	// sources under /tmp are no longer reachable by their path.
 	f.stage()
 	for i, m := range r.Mounts {
 		f.grab(strconv.Itoa(i), m.Source)
 	}
-	if w := r.Workspace; w != nil {
+	if w := r.Workspace; w != nil && f.given["workspace"] == 0 {
 		f.grab("lower", w.Lower)
 		f.grab("scratch", w.Scratch)
 	}
@@ -239,6 +239,7 @@ func furnish(r room) (overlay bool, err error) {
 type furniture struct {
 	err   error
 	trees map[string]grabbed
+	given map[string]int // mounts that the parent made, by descriptor
 }
 
 // grabbed is a host file or directory, held as a detached mount.
@@ -258,7 +259,7 @@ func (f *furniture) stage() { f.trees = map[string]grabbed{} }
 
 // grab takes hold of a host path while our own user still may.
 func (f *furniture) grab(name, source string) {
-	if f.err != nil {
+	if _, ok := f.given[name]; ok || f.err != nil {
 		return
 	}
 	st, err := os.Lstat(source)
@@ -279,6 +280,9 @@ func (f *furniture) grab(name, source string) {
 
 // put mounts what was grabbed; target is inside the room.
 func (f *furniture) put(name, target string, writable bool) {
+	if f.place(name, target) {
+		return
+	}
 	g, ok := f.trees[name]
 	if f.err != nil || !ok {
 		return
@@ -361,6 +365,9 @@ func etcFiles() map[string]string {
 // workspace mounts source and scratch, which belongs to the program's user, as
 // one directory.
 func (f *furniture) workspace(w Workspace) bool {
+	if f.place("workspace", w.Target) {
+		return f.err == nil
+	}
 	f.put("lower", "/.hallmark/lower", false)
 	f.put("scratch", "/.hallmark/scratch", true)
 	if f.err != nil {

@@ -53,10 +53,11 @@ type room struct {
 	Self      string  // path of our own binary on the host, if it is wanted inside
 	Toolchain []Mount // seen read-only
 	Limits    Limits
-	Groups    bool   // supplementary groups can and must be given up
-	Secrets   int    // descriptors from fdSecrets on
-	Probe     uint16 // port of the attempt that shows that attempts are seen
-	Traced    bool   // calls stop for a tracer, which attaches before the release
+	Groups    bool           // supplementary groups can and must be given up
+	Secrets   int            // descriptors from fdSecrets on
+	Probe     uint16         // port of the attempt that shows that attempts are seen
+	Traced    bool           // calls stop for a tracer, which attaches before the release
+	Given     map[string]int // mounts that are there already, by descriptor
 }
 
 // note is what the first process says: exactly one of the fields.
@@ -77,7 +78,7 @@ const (
 	fdNotes   = 4 // writes notes
 	fdAck     = 5 // reads one byte when the parent serves the listener; EOF when it died
 	fdSelf    = 6 // our own binary
-	fdSecrets = 7 // reads the first secret; the others follow
+	fdSecrets = 7 // reads the first secret; the others follow, then the mounts that we made
 	fdFirst   = fdSpec
 	lifeline  = fdAck
 )
@@ -128,6 +129,7 @@ type process struct {
 	notes  *os.File
 	ack    *os.File
 	group  *cgroup
+	mounts *overlays
 	hostID int
 	shared []string // namespaces that the first process has in common with us
 	userID string   // user map of the first process
@@ -168,9 +170,16 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 		return nil, err
 	}
 	p = &process{spec: spec, specW: specW, notes: notesR, ack: ackW, hostID: hostID}
+	if p.mounts, err = mountOverlays(spec); err != nil {
+		for _, f := range opened {
+			f.Close()
+		}
+		return nil, err
+	}
+	defer p.mounts.close()
 	p.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{}, Dir: "/",
-		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: append([]*os.File{specR, notesW, ackR, self}, secrets...),
+		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: slices.Concat([]*os.File{specR, notesW, ackR, self}, secrets, p.mounts.files),
 		WaitDelay: 5 * time.Second,
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
@@ -200,6 +209,7 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 			f.Close()
 		}
 		p.group.remove()
+		p.mounts.remove()
 		return nil, err
 	}
 	p.group.add(p.cmd.Process.Pid)
@@ -224,6 +234,7 @@ func (p *process) cleanup() {
 	p.cmd.Wait()
 	p.notes.Close()
 	p.group.remove()
+	p.mounts.remove()
 }
 
 // serve tells the first process what to do, answers the seccomp listener and
@@ -238,7 +249,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: tools, Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
+		Toolchain: tools, Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Given: p.mounts.given(fdSecrets + len(p.spec.Secrets)), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()

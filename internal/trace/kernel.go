@@ -31,6 +31,7 @@ type kernel struct {
 	sealed  *group
 	live    *group
 	readers *group
+	names   *names
 	wake    int // event descriptor: the end is near
 	began   time.Time
 	devices map[int]uint64 // of mounts by their number, as stat has it
@@ -43,6 +44,10 @@ type kernel struct {
 	hands sync.WaitGroup
 	busy  sync.WaitGroup // hashes that are not done
 	batch []fileEvent
+	// ended are processes that are gone while events of theirs may be queued, or
+	// wait for a hash: owed counts the latter
+	ended []happening
+	owed  map[int]int
 	// buffer is for small files, whose hash is taken under mu
 	buffer []byte
 }
@@ -63,7 +68,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	}
 	*k = kernel{
 		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
-		args: map[int]*running{}, buffer: make([]byte, small), jobs: make(chan job, 64), wake: -1,
+		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, jobs: make(chan job, 64), wake: -1,
 	}
 	defer func() {
 		if err != nil {
@@ -77,6 +82,9 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 		if *g.at, err = openGroup(g.flags); err != nil {
 			return err
 		}
+	}
+	if k.names, err = openNames(); err != nil {
+		return err
 	}
 	if k.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("making an event descriptor: %w", err)
@@ -111,6 +119,10 @@ func (k *kernel) mark(pid int) error {
 	if err != nil {
 		return err
 	}
+	hosts, err := mounts(os.Getpid())
+	if err != nil {
+		return err
+	}
 	for _, m := range all {
 		k.devices[m.id] = m.dev
 		at := fmt.Sprintf("/proc/%d/root%s", pid, m.path)
@@ -130,6 +142,16 @@ func (k *kernel) mark(pid int) error {
 				return fmt.Errorf("marking %s in the sandbox: %w", m.path, err)
 			}
 		}
+		if m.readOnly || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue
+		}
+		// A mark on a file system hears everybody's doings on it.
+		if slices.ContainsFunc(hosts, func(h mounted) bool { return h.dev == m.dev }) {
+			return fmt.Errorf("names in %s can't be followed: its file system is the host's", m.path)
+		}
+		if err := k.names.mark(at, m); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -139,6 +161,9 @@ func (k *kernel) close() {
 		if g != nil {
 			unix.Close(g.fd)
 		}
+	}
+	if k.names != nil {
+		k.names.close()
 	}
 	if k.procs != nil {
 		k.procs.close()
@@ -186,17 +211,17 @@ func (k *kernel) run(finish <-chan struct{}) {
 
 // settle is the end: what the kernel has not let go of, and what it lost.
 func (k *kernel) settle() {
-	rest, err := k.procs.rest()
-	if err != nil {
-		k.r.fail("%v", err)
-	}
-	for _, h := range rest {
-		k.happened(h)
+	k.drainProcesses()
+	for _, h := range k.ended {
+		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
 	}
 	if n, err := k.procs.missed(); err != nil {
 		k.r.fail("%v", err)
 	} else if n > 0 {
 		k.r.fail("%d events of processes were lost", n)
+	}
+	if len(k.names.lost) > 0 {
+		k.r.fail("names in %d directories could not be told", len(k.names.lost))
 	}
 	if len(k.args) > 0 {
 		k.r.fail("the arguments of %d programs were not told to the end", len(k.args))
@@ -208,6 +233,7 @@ func (k *kernel) turn() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	some := k.drainProcesses()
+	due, all := len(k.ended), true
 	for _, g := range []*group{k.sealed, k.live, k.readers} {
 		var err error
 		if k.batch, err = g.read(k.batch[:0]); err != nil {
@@ -218,14 +244,68 @@ func (k *kernel) turn() bool {
 			continue
 		}
 		some = true
-		// The processes that did this were born before: what is in the ring now
-		// names them.
+		all = all && len(k.batch) < batch
+		// The processes that did this were born before, and their files made: what
+		// is told now names them.
 		k.drainProcesses()
+		k.drainNames()
 		for _, e := range k.batch {
 			k.event(e)
 		}
 	}
+	some = k.drainNames() || some
+	if all {
+		k.bury(due)
+	}
 	return some
+}
+
+// bury records the ends of the first n processes that end, unless an event of
+// theirs waits, or may still come.
+func (k *kernel) bury(n int) {
+	kept := k.ended[:0:0]
+	for i, h := range k.ended {
+		if i >= n || k.owed[h.tgid] > 0 || !k.r.reused(h.tgid) && closing(h.tgid) {
+			kept = append(kept, h)
+			continue
+		}
+		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
+	}
+	k.ended = kept
+}
+
+// closing reports whether a process that ends may still close files: it has done
+// so when it waits for its parent.
+func closing(pid int) bool {
+	if err := unix.Kill(pid, 0); errors.Is(err, unix.ESRCH) {
+		return false
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// Behind the name, which may hold anything: the state, and as the 18th field
+	// the number of threads.
+	text := string(b)
+	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	return len(f) < 18 || f[0] != "Z" && f[0] != "X" || f[17] != "0" && f[17] != "1"
+}
+
+func (k *kernel) drainNames() (some bool) {
+	for {
+		events, err := k.names.read()
+		if err != nil {
+			k.r.fail("%v", err)
+		}
+		if err != nil || len(events) == 0 {
+			return some
+		}
+		some = true
+		k.drainProcesses()
+		for _, e := range events {
+			k.named(e)
+		}
+	}
 }
 
 func (k *kernel) drainProcesses() (some bool) {
@@ -248,7 +328,7 @@ func (k *kernel) happened(h happening) {
 	case ringFork:
 		k.r.fork(h.tgid, int(h.word[0]))
 	case ringExit:
-		k.r.exit(h.tgid, unix.WaitStatus(h.word[0]))
+		k.ended = append(k.ended, h)
 	case ringExec:
 		run := &running{want: h.word[2]}
 		if f := k.known[inode{dev: deviceOf(h.word[1]), ino: h.word[0]}]; f != nil && f.digest != (digest{}) {

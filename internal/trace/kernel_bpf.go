@@ -28,7 +28,7 @@ const (
 	ringFork = iota + 1 // tgid made child
 	ringExec            // tgid became inode at dev; args bytes of arguments follow
 	ringArgs            // the next part of them
-	ringExit            // tgid ended with status, and holds nothing open any more
+	ringExit            // tgid ends with status; what it holds open is closed after that
 )
 
 // A record: kind, tgid, time, then three words, then bytes of arguments. The
@@ -38,7 +38,7 @@ const (
 	chunk     = 4096
 	chunks    = 640 // of the arguments of one exec: more than the kernel takes (a quarter of the stack limit of 8 MiB)
 	ringBytes = 16 << 20
-	most      = 1 << 17 // processes at a time
+	most      = 1 << 15 // processes at a time: as many as the kernel has numbers for, unless it was told otherwise
 )
 
 // happening is one record.
@@ -54,9 +54,9 @@ type processes struct {
 	// The links hold the programs in their places: one that is collected as
 	// garbage would end the recording without a word.
 	links    []link.Link
+	programs *ebpf.Collection
 	maps     []*ebpf.Map
 	lost     *ebpf.Map
-	ending   *ebpf.Map // processes that end: task to tgid and status
 	reader   *ringbuf.Reader
 	record   ringbuf.Record
 	deadline time.Time
@@ -73,7 +73,8 @@ func follow(first int) (*processes, error) {
 }
 
 func (p *processes) open(first int) error {
-	kernel, err := btf.LoadKernelSpec()
+	cache := btf.NewCache() // the kernel's types take tens of milliseconds to read
+	kernel, err := cache.Kernel()
 	if err != nil {
 		return fmt.Errorf("reading the kernel's types: %w", err)
 	}
@@ -81,7 +82,6 @@ func (p *processes) open(first int) error {
 		{Name: "traced", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: most},
 		{Name: "events", Type: ebpf.RingBuf, MaxEntries: ringBytes},
 		{Name: "lost", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1},
-		{Name: "ending", Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: most},
 	} {
 		m, err := ebpf.NewMap(spec)
 		if err != nil {
@@ -90,7 +90,7 @@ func (p *processes) open(first int) error {
 		p.maps = append(p.maps, m)
 	}
 	traced, events := p.maps[0], p.maps[1]
-	p.lost, p.ending = p.maps[2], p.maps[3]
+	p.lost = p.maps[2]
 	if err := traced.Put(uint32(first), uint32(1)); err != nil {
 		return fmt.Errorf("naming the first process: %w", err)
 	}
@@ -98,28 +98,28 @@ func (p *processes) open(first int) error {
 		return fmt.Errorf("opening the ring: %w", err)
 	}
 	p.reader.SetDeadline(p.deadline)
-	a := &assembler{kernel: kernel, traced: traced.FD(), events: events.FD(), lost: p.lost.FD(), ending: p.ending.FD()}
-	for _, prog := range []struct {
-		at    string
-		write func() asm.Instructions
-	}{
-		{"sched_process_fork", a.fork}, {"sched_process_exec", a.exec}, {"sched_process_exit", a.exit}, {"sched_process_free", a.free},
+	a := &assembler{kernel: kernel, traced: traced.FD(), events: events.FD(), lost: p.lost.FD()}
+	all := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{}}
+	for at, insns := range map[string]asm.Instructions{
+		"sched_process_fork": a.fork(), "sched_process_exec": a.exec(), "sched_process_exit": a.exit(),
 	} {
-		insns := prog.write()
-		if a.err != nil {
-			return a.err
-		}
-		loaded, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: prog.at, Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: prog.at,
+		all.Programs[at] = &ebpf.ProgramSpec{
+			Name: at, Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: at,
 			Instructions: insns, License: "GPL", // the helpers that read memory ask for it
-		})
-		if err != nil {
-			return fmt.Errorf("loading the program at %s: %w", prog.at, err)
 		}
-		l, err := link.AttachTracing(link.TracingOptions{Program: loaded})
-		loaded.Close()
+	}
+	if a.err != nil {
+		return a.err
+	}
+	loaded, err := ebpf.NewCollectionWithOptions(all, ebpf.CollectionOptions{Cache: cache})
+	if err != nil {
+		return fmt.Errorf("loading the programs: %w", err)
+	}
+	p.programs = loaded
+	for at, prog := range loaded.Programs {
+		l, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
-			return fmt.Errorf("attaching the program at %s: %w", prog.at, err)
+			return fmt.Errorf("attaching the program at %s: %w", at, err)
 		}
 		p.links = append(p.links, l)
 	}
@@ -129,6 +129,9 @@ func (p *processes) open(first int) error {
 func (p *processes) close() {
 	for _, l := range p.links {
 		l.Close()
+	}
+	if p.programs != nil {
+		p.programs.Close()
 	}
 	if p.reader != nil {
 		p.reader.Close()
@@ -163,36 +166,28 @@ func (p *processes) next() (happening, bool, error) {
 	return h, true, nil
 }
 
-// rest takes the processes that ended but that the kernel has not let go of yet:
-// for the end, when none is left.
-func (p *processes) rest() ([]happening, error) {
-	var out []happening
-	var task uint64
-	var v [2]uint32
-	all := p.ending.Iterate()
-	for all.Next(&task, &v) {
-		out = append(out, happening{kind: ringExit, tgid: int(v[0]), word: [3]uint64{uint64(v[1])}})
-	}
-	if err := all.Err(); err != nil {
-		return nil, fmt.Errorf("reading which processes end: %w", err)
-	}
-	return out, nil
-}
-
 // missed counts what the programs could not record.
 func (p *processes) missed() (uint64, error) {
 	var n uint64
 	if err := p.lost.Lookup(uint32(0), &n); err != nil {
 		return 0, fmt.Errorf("counting lost events: %w", err)
 	}
+	// The kernel leaves a program out when it would run inside of itself.
+	for at, prog := range p.programs.Programs {
+		s, err := prog.Stats()
+		if err != nil {
+			return 0, fmt.Errorf("counting what was left out at %s: %w", at, err)
+		}
+		n += s.RecursionMisses
+	}
 	return n, nil
 }
 
 // assembler writes the programs.
 type assembler struct {
-	kernel                       *btf.Spec
-	traced, events, lost, ending int
-	err                          error
+	kernel               *btf.Spec
+	traced, events, lost int
+	err                  error
 }
 
 // offset finds a field, named by a path of members, in bytes.
@@ -357,8 +352,7 @@ func (a *assembler) fork() asm.Instructions {
 }
 
 // exit: (task, …). It is told of every thread; the process ends with the last,
-// and the map's entry can be taken once only. What the process has open is
-// closed after this, therefore its end is told by free.
+// and the map's entry can be taken once only.
 func (a *assembler) exit() asm.Instructions {
 	const groupExit = 4 // SIGNAL_GROUP_EXIT: the whole process ends with one status
 	return join(
@@ -371,49 +365,14 @@ func (a *assembler) exit() asm.Instructions {
 		a.key(asm.R6, -8), a.onMap(asm.FnMapDeleteElem),
 		asm.Instructions{
 			asm.JNE.Imm(asm.R0, 0, "out"),
-			asm.LoadMem(asm.R9, asm.R6, a.offset("task_struct", "group_leader"), asm.DWord),
 			asm.LoadMem(asm.R8, asm.R7, a.offset("signal_struct", "group_exit_code"), asm.Word),
 			asm.LoadMem(asm.R1, asm.R7, a.offset("signal_struct", "flags"), asm.Word),
 			asm.And.Imm(asm.R1, groupExit),
 			asm.JNE.Imm(asm.R1, 0, "whole"),
-			asm.LoadMem(asm.R8, asm.R9, a.offset("task_struct", "exit_code"), asm.Word),
-			asm.StoreMem(asm.RFP, -24, asm.R9, asm.DWord).WithSymbol("whole"),
-			asm.LoadMem(asm.R1, asm.R6, a.offset("task_struct", "tgid"), asm.Word),
-			asm.StoreMem(asm.RFP, -32, asm.R1, asm.Word),
-			asm.StoreMem(asm.RFP, -28, asm.R8, asm.Word),
-			asm.LoadMapPtr(asm.R1, a.ending),
-			asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -24),
-			asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, -32),
-			asm.Mov.Imm(asm.R4, 0),
-			asm.FnMapUpdateElem.Call(),
-			asm.JEq.Imm(asm.R0, 0, "out"),
+			asm.LoadMem(asm.R1, asm.R6, a.offset("task_struct", "group_leader"), asm.DWord),
+			asm.LoadMem(asm.R8, asm.R1, a.offset("task_struct", "exit_code"), asm.Word),
 		},
-		a.end(),
-	)
-}
-
-// free: (task). It is told of every thread after its last wait, the leader's
-// being the process's end.
-func (a *assembler) free() asm.Instructions {
-	onEnding := func(fn asm.BuiltinFunc) asm.Instructions {
-		return asm.Instructions{
-			asm.LoadMapPtr(asm.R1, a.ending),
-			asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -24),
-			fn.Call(),
-		}
-	}
-	return join(
-		asm.Instructions{
-			asm.LoadMem(asm.R6, asm.R1, 0, asm.DWord),
-			asm.StoreMem(asm.RFP, -24, asm.R6, asm.DWord),
-		},
-		onEnding(asm.FnMapLookupElem),
-		asm.Instructions{
-			asm.JEq.Imm(asm.R0, 0, "out"),
-			asm.LoadMem(asm.R8, asm.R0, 4, asm.Word),
-		},
-		onEnding(asm.FnMapDeleteElem),
-		a.reserve(ringExit, ringHead),
+		labelled("whole", a.reserve(ringExit, ringHead)),
 		asm.Instructions{asm.StoreMem(asm.R9, 16, asm.R8, asm.DWord)},
 		submit(), asm.Instructions{asm.Ja.Label("out")}, a.end(),
 	)

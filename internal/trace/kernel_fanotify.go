@@ -25,6 +25,10 @@ type group struct {
 	buf []byte
 }
 
+// batch is how many events are taken at once: each that comes with a file holds a
+// descriptor meanwhile.
+const batch = 256
+
 // openGroup makes a group that loses nothing: its queue grows without a bound.
 func openGroup(flags uint) (*group, error) {
 	// Nothing that we open for an event may block (a fifo would) or touch the
@@ -34,7 +38,7 @@ func openGroup(flags uint) (*group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a fanotify group: %w", err)
 	}
-	return &group{fd: fd, buf: make([]byte, 256*unix.FAN_EVENT_METADATA_LEN)}, nil
+	return &group{fd: fd, buf: make([]byte, batch*unix.FAN_EVENT_METADATA_LEN)}, nil
 }
 
 // fileEvent is an event that came with an open file.

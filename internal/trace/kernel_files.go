@@ -54,6 +54,7 @@ type job struct {
 	event fileEvent
 	file  *file
 	id    identity
+	how   access // of an open on a writable mount
 }
 
 // small files are hashed where they are seen: handing them over costs more.
@@ -85,6 +86,7 @@ func (k *kernel) event(e fileEvent) {
 	}
 	if f.hashing {
 		f.waiting = append(f.waiting, e)
+		k.owed[e.pid]++
 		return
 	}
 	k.look(e, f, identify(&st))
@@ -92,6 +94,7 @@ func (k *kernel) event(e fileEvent) {
 
 // look decides what an event needs: a hash, or what is known already.
 func (k *kernel) look(e fileEvent, f *file, id identity) {
+	j := job{event: e, file: f, id: id}
 	switch {
 	case e.group != k.live:
 		if f.id == id && f.digest != (digest{}) {
@@ -104,45 +107,53 @@ func (k *kernel) look(e fileEvent, f *file, id identity) {
 		k.allow(e)
 		return
 	case e.mask&unix.FAN_OPEN_PERM != 0:
-		if !k.opening(e, f, id) {
+		if !k.opening(e, f, id, &j.how) {
 			return
 		}
 	}
-	k.hash(job{event: e, file: f, id: id})
+	k.hash(j)
 }
 
 // opening takes an open on a writable mount; true: the content has to be hashed.
-// The kernel does not say what for a file is opened. It grants a lease for
-// reading exactly when nobody has the file open for writing, the opener
-// included.
-func (k *kernel) opening(e fileEvent, f *file, id identity) bool {
+// A permission event does not say what for a file is opened. But the kernel
+// grants a lease for reading exactly when nobody has the file open for writing,
+// the opener included, and that is nearly all that has to be known.
+func (k *kernel) opening(e fileEvent, f *file, id identity, how *access) bool {
 	if k.unwritten(e.fd) {
 		f.writers, f.suspects = 0, nil
+		*how = access{reads: true}
 		if f.id == id && f.digest != (digest{}) {
 			k.readFrom(e, f)
 			return false
 		}
 		return true
 	}
-	if f.writers == 0 && id.size == 0 {
-		// The opener writes, and there was nothing that it could read.
-		k.writing(f)
-		k.allow(e)
-		return false
+	contended := f.writers > 0
+	if id.size == 0 && !contended {
+		*how = access{writes: true} // there is nothing to read
+	} else {
+		*how = intent(e.pid)
+		how.contended = contended || !how.writes
 	}
-	// The opener may read too, or only that. What it could read is hashed, and
-	// no hash is good while there are writers.
-	k.writing(f)
-	f.id, f.digest = identity{}, digest{}
-	return true
+	if how.writes {
+		f.writers++
+		f.suspects = append(f.suspects, f.readers...)
+	}
+	f.id, f.digest = identity{}, digest{} // no hash is good while there are writers
+	if !how.reads {
+		k.allow(e)
+	}
+	return how.reads
 }
 
-// writing counts a writer: what the readers have seen may change.
-func (k *kernel) writing(f *file) {
-	f.writers++
-	f.suspects = append(f.suspects, f.readers...)
+// access is what a process may do with a file that it opens.
+type access struct {
+	reads, writes bool
+	contended     bool // somebody else can write
 }
 
+// leave forgets a reader: the process itself if it is known, else whoever opened
+// the file for it.
 func (f *file) leave(pid int) {
 	at := -1
 	for i, r := range f.readers {
@@ -191,6 +202,7 @@ func (k *kernel) hash(j job) {
 	}
 	j.file.hashing = true
 	k.busy.Add(1)
+	k.owed[j.event.pid]++
 	k.jobs <- j
 }
 
@@ -203,13 +215,22 @@ func (k *kernel) work() {
 		k.mu.Lock()
 		j.file.hashing = false
 		k.hashed(j, d, err)
+		k.paid(j.event.pid)
 		for len(j.file.waiting) > 0 && !j.file.hashing {
 			e := j.file.waiting[0]
 			j.file.waiting = j.file.waiting[1:]
 			k.event(e)
+			k.paid(e.pid)
 		}
 		k.mu.Unlock()
 		k.busy.Done()
+	}
+}
+
+// paid counts an event less that a process has to wait for.
+func (k *kernel) paid(pid int) {
+	if k.owed[pid]--; k.owed[pid] == 0 {
+		delete(k.owed, pid)
 	}
 }
 
@@ -243,13 +264,17 @@ func (k *kernel) hashed(j job, d digest, err error) {
 	case e.mask&unix.FAN_CLOSE_WRITE != 0:
 		k.wrote(e, f)
 	default:
-		if f.writers > 0 || changed {
+		if j.how.contended || changed {
 			f.suspects = append(f.suspects, reader{pid: e.pid, digest: d})
 		}
-		k.readFrom(e, f)
+		if !j.how.writes {
+			f.readers = append(f.readers, reader{pid: e.pid, digest: d})
+		}
+		k.r.opened(e.pid, path, id, d.text())
 		if f.writers > 0 {
 			f.id, f.digest = identity{}, digest{}
 		}
+		k.allow(e)
 	}
 }
 
