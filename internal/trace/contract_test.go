@@ -22,16 +22,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
-func TestMain(m *testing.M) {
-	switch filepath.Base(os.Args[0]) {
-	case sandbox.Alias:
-		os.Exit(sandbox.Main())
-	case trace.Alias:
-		os.Exit(trace.Main())
-	}
-	os.Exit(m.Run())
-}
-
 // recorded is what one traced run left.
 type recorded struct {
 	out    string

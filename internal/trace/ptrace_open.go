@@ -27,7 +27,7 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 		return
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		t.special(th, &st)
+		t.special(th, fd, &st)
 		return
 	}
 	flags := int(uint32(th.args[max(c.flags, 0)])) | c.implied
@@ -47,7 +47,13 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 	writes := flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
 	id := identify(&st)
 	shaky := t.writing.has(id)
-	if !writes && !shaky && t.rec.knows(th.proc.pid, id) {
+	if shaky {
+		// Whoever wrote it may have let go since the call began.
+		t.drain()
+		shaky = t.writing.has(id)
+	}
+	alone := th.proc.threads <= 1
+	if !writes && !shaky && alone && t.rec.knows(th.proc.pid, id) {
 		return
 	}
 	label, e := readlink(t.path, t.link)
@@ -56,6 +62,15 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 			t.lost(th, "the name of descriptor %d: %v", fd, e)
 		}
 		return
+	}
+	if !alone {
+		if !t.sure(th, fd, label) {
+			t.unsure(th, label)
+			return
+		}
+		if !writes && !shaky && t.rec.knows(th.proc.pid, id) {
+			return
+		}
 	}
 	if !strings.HasPrefix(label, "/") || strings.HasPrefix(label, "/proc/") || strings.HasPrefix(label, "/sys/") {
 		t.label(th, label)
@@ -74,7 +89,7 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 
 // reads records a file that is open for reading as fd.
 func (t *tracer) reads(th *thread, label string, fd int, id identity, shaky bool) {
-	d, ok := t.digests.find(id, label, shaky, t.inside(label))
+	d, ok := t.digests.find(id, shaky, t.inside(label))
 	if !ok {
 		f, err := t.take(th, fd)
 		if err != nil {
@@ -82,17 +97,17 @@ func (t *tracer) reads(th *thread, label string, fd int, id identity, shaky bool
 			return
 		}
 		defer f.Close()
-		if d, id, err = t.digest(f, label); err != nil {
+		if d, id, err = t.content(f, label, id); err != nil {
 			t.lost(th, "%s: %v", label, err)
 			return
 		}
-		if !shaky {
-			t.digests.keep(id, d, t.inside(label))
-		}
 	}
 	t.rec.opened(th.proc.pid, label, id, d)
-	if shaky {
+	switch {
+	case shaky:
 		t.writing.read(id, t.rec.number(th.proc.pid), d)
+	case t.inside(label):
+		t.readers.add(id.node(), th.proc, d)
 	}
 }
 
@@ -113,13 +128,27 @@ func (t *tracer) take(th *thread, fd int) (*os.File, error) {
 
 // special records what is no regular file by its name: what it says is not the
 // same for two readers.
-func (t *tracer) special(th *thread, st *unix.Stat_t) {
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+func (t *tracer) special(th *thread, fd int, st *unix.Stat_t) {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR && th.proc.threads <= 1 {
 		return
 	}
-	if label, e := readlink(t.path, t.link); e == 0 {
+	label, e := readlink(t.path, t.link)
+	if e != 0 {
+		return
+	}
+	if !t.sure(th, fd, label) {
+		t.unsure(th, label)
+		return
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		t.label(th, label)
 	}
+}
+
+// unsure makes the trace incomplete where a thread may have been robbed of what it
+// opened before it was seen.
+func (t *tracer) unsure(th *thread, label string) {
+	t.rec.fail("process %d changed its descriptors while one of its threads opened a file: %q is not surely what was opened", th.proc.pid, label)
 }
 
 // label records a name without content, once for each process.
