@@ -29,6 +29,11 @@ func Main() int {
 	// From here on this thread prepares and starts the program, which inherits
 	// its credentials and its filter.
 	runtime.LockOSThread()
+	// Go tries with a child of its own whether processes have descriptors; now, so
+	// that the first child that is seen is the program.
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		self.Release()
+	}
 	notes := os.NewFile(fdNotes, "notes")
 	say := json.NewEncoder(notes)
 	if err := seal(); err != nil {
