@@ -14,6 +14,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 func testFiles(t *testing.T, c contract) {
