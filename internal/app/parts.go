@@ -75,12 +75,17 @@ type BuildParts struct {
 	Watch     func(dir string, manifest hallmark.Digest) (changed func() (bool, error), err error)
 	Collect   func(dir string, names []string) ([]build.Output, []hallmark.Reason)
 	Authorize func(build.Policy, build.Facts) hallmark.Decision
+	// Secrets judges whether a revision may have what its steps name; Mask hides
+	// what they were given in what they print.
+	Secrets func(p *build.Pipeline, ref string, refs []string) []hallmark.Reason
+	Mask    func(out io.Writer, secrets map[string][]byte) build.Masker
 }
 
 func buildParts(r *room) BuildParts {
 	return BuildParts{
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
 		Watch:  watchSource, Collect: build.Collect, Authorize: build.Authorize,
+		Secrets: build.JudgeSecrets, Mask: build.NewMask,
 	}
 }
 
@@ -94,7 +99,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

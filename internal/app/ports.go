@@ -308,7 +308,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	for i, name := range toolNames(tools) {
 		tools[i].Approved = slices.Contains(b.home.params.Tools, name)
 	}
-	if reasons := build.JudgeSecrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
+	if reasons := b.parts.Secrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
 		return b.refuse(ctx, in, def, tools, reasons)
 	}
 	for _, name := range def.Needs() {
@@ -337,7 +337,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, build.Given{Env: env, Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert}, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: env, Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert, Mask: b.parts.Mask}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
