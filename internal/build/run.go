@@ -364,7 +364,11 @@ func Authorize(p Policy, f Facts) hallmark.Decision {
 	if !slices.Contains(p.Builders, f.BuilderID) {
 		add(hallmark.CodeBuilderNotTrusted, "builder %s is not in build.builders", f.BuilderID)
 	}
+	ran := len(f.Steps) > 0 || len(f.Reasons) == 0 // else a reason says why no step did
 	for _, want := range p.Guarantees {
+		if !ran {
+			break
+		}
 		i := slices.IndexFunc(f.Guarantees, func(g Guarantee) bool { return g.Name == want })
 		if i < 0 || !f.Guarantees[i].Holds {
 			add(hallmark.CodeBuildNotIsolated, "the guarantee %s did not hold", want)
@@ -381,7 +385,7 @@ func Authorize(p Policy, f Facts) hallmark.Decision {
 	if f.SourceChanged {
 		add(hallmark.CodeSourceChangedInside, "the source copy changed while it was built")
 	}
-	if len(f.Steps) == 0 && len(f.Reasons) == 0 || f.Artifacts == 0 && len(f.Reasons) == 0 { // else a reason says why there is none
+	if len(f.Steps) == 0 && ran || f.Artifacts == 0 && len(f.Reasons) == 0 { // else a reason says why there is none
 		add(hallmark.CodePipelineArtifact, "the build left no artifact")
 	}
 	for _, s := range f.Steps {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -228,4 +229,20 @@ type aftermath struct {
 func (e aftermath) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
 	r, err := e.Engine.Run(ctx, c, out)
 	return r, errors.Join(err, e.look())
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// endProcess ends the process whose number a file holds: one that a case without
+// its control left.
+func endProcess(file string) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && pid > 1 {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
 }
