@@ -97,7 +97,7 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		syscall.Wait4(pid, nil, 0, nil)
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 `
 
