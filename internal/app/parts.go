@@ -28,6 +28,7 @@ type BuildPlace struct {
 	Source  string // private read-only copy of the revision
 	Scratch string // takes what the steps write
 	Mounts  []sandbox.Mount
+	Layers  []sandbox.Workspace
 	HostID  int // user on the host of the steps
 	Limits  func(wall time.Duration) sandbox.Limits
 }
@@ -36,7 +37,7 @@ type BuildPlace struct {
 func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
 	s := sandbox.Spec{
 		Argv: []string{"sh", "-e", "-c", c.Script}, Env: slices.Clone(c.Env), Dir: Workspace, Stdout: out, Stderr: out,
-		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts),
+		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts), Layers: slices.Clone(p.Layers),
 		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace},
 	}
 	for i, secret := range c.Secrets {

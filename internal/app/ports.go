@@ -326,7 +326,19 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	}
 	place := BuildPlace{
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits,
-		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
+	}
+	warmed, release, err := b.home.warmedCache()
+	if err != nil {
+		return pipeline.BuildOutput{}, err
+	}
+	defer release()
+	if warmed != "" {
+		if err := layDirectories(warmed, sandbox.Upper(cache), b.room.hostID); err != nil {
+			return pipeline.BuildOutput{}, err
+		}
+		place.Layers = []sandbox.Workspace{{Lower: warmed, Scratch: cache, Target: build.CacheDir}}
+	} else {
+		place.Mounts = []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}}
 	}
 	for _, m := range in.Dependencies.Mounts {
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
@@ -345,7 +357,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, tools, scratch, swapped, nil)
+	out, err := b.conclude(ctx, in, def, res, tools, scratch, swapped, nil)
+	if err == nil && warmed != "" {
+		out.Facts.Platform["toolchainCache"] = filepath.Base(warmed)
+	}
+	return out, err
 }
 
 // conclude collects artifacts, keeps them and judges the facts.

@@ -58,6 +58,9 @@ func newDisk(pid int, spec Spec) (*disk, error) {
 	if w := spec.Workspace; w != nil {
 		d.dirs = append(d.dirs, w.Scratch)
 	}
+	for _, l := range spec.Layers {
+		d.dirs = append(d.dirs, l.Scratch)
+	}
 	for _, m := range spec.Mounts {
 		if m.Writable && isDir(m.Source) {
 			d.dirs = append(d.dirs, m.Source)

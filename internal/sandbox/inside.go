@@ -188,6 +188,9 @@ func furnish(r room) (overlay bool, err error) {
 		f.grab("lower", w.Lower)
 		f.grab("scratch", w.Scratch)
 	}
+	for i, l := range r.Layers {
+		f.grabLayer(i, l)
+	}
 	for i, d := range r.Toolchain {
 		f.grab("t"+strconv.Itoa(i), d)
 	}
@@ -213,6 +216,9 @@ func furnish(r room) (overlay bool, err error) {
 	}
 	if r.Self != "" {
 		f.put("self", SelfPath, false)
+	}
+	for i, l := range r.Layers {
+		f.layer(i, l)
 	}
 	if r.Workspace != nil {
 		overlay = f.workspace(*r.Workspace)

@@ -50,6 +50,7 @@ type room struct {
 	Dir       string
 	Mounts    []Mount
 	Workspace *Workspace
+	Layers    []Workspace
 	Self      string   // path of our own binary on the host, if it is wanted inside
 	Toolchain []string // host directories seen read-only under their own names
 	Limits    Limits
@@ -232,7 +233,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSandboxUnavailable, format, args...)
 	}
 	r := room{
-		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
+		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace, Layers: p.spec.Layers,
 		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
