@@ -134,6 +134,12 @@ const (
 	CodeSandboxHostUnseen     Code = "SANDBOX_HOST_UNSEEN"
 	CodeSandboxProcessUnseen  Code = "SANDBOX_PROCESSES_UNSEEN"
 	CodeSandboxNetworkClosed  Code = "SANDBOX_NETWORK_CLOSED"
+	CodeSandboxCallsClosed    Code = "SANDBOX_CALLS_CLOSED"
+	CodeSandboxMachineUnseen  Code = "SANDBOX_MACHINE_UNSEEN"
+	CodeSandboxLimitHeld      Code = "SANDBOX_LIMIT_HELD"
+	CodeBuildNothingShared    Code = "BUILD_NOTHING_SHARED"
+	CodeSecretMasked          Code = "SECRET_MASKED"
+	CodeSecretNotNamed        Code = "SECRET_NOT_NAMED"
 	CodeProvenanceOwnFacts    Code = "PROVENANCE_FROM_CONTROL_PLANE"
 	CodeLogIndexRebuilt       Code = "LOG_INDEX_REBUILT"
 )

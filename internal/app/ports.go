@@ -315,7 +315,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	for i, name := range toolNames(kit.tools) {
 		kit.tools[i].Approved = slices.Contains(b.home.params.Tools, name)
 	}
-	if reasons := build.JudgeSecrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
+	if reasons := b.parts.Secrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
 		return b.refuse(in.Revision, reasons), nil
 	}
 	for _, name := range def.Needs() {
@@ -337,8 +337,21 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	}
 	place := BuildPlace{
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
-		Trace:  recordIn(traces, b.home.Digests()),
-		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
+		Trace: recordIn(traces, b.home.Digests()),
+	}
+	warmed, release, err := b.home.warmedCache()
+	if err != nil {
+		return pipeline.BuildOutput{}, err
+	}
+	defer release()
+	kit.cache = warmed
+	if warmed != "" {
+		if err := layDirectories(warmed, sandbox.Upper(cache), b.room.hostID); err != nil {
+			return pipeline.BuildOutput{}, err
+		}
+		place.Layers = []sandbox.Workspace{{Lower: warmed, Scratch: cache, Target: build.CacheDir}}
+	} else {
+		place.Mounts = []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}}
 	}
 	for _, m := range in.Dependencies.Mounts {
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
@@ -348,7 +361,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert}, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert, Mask: b.parts.Mask}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
@@ -356,7 +369,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, kit, scratch, swapped)
+	out, err := b.conclude(ctx, in, def, res, kit, scratch, swapped)
+	if err == nil && warmed != "" {
+		out.Facts.Platform["toolchainCache"] = filepath.Base(warmed)
+	}
+	return out, err
 }
 
 // conclude collects artifacts, keeps them and judges the facts.

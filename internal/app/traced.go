@@ -292,6 +292,12 @@ func (b *builder) origins(in pipeline.Input, k kit) (build.Origins, error) {
 	for _, p := range []string{"/proc", "/dev", "/sys"} {
 		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginKernel})
 	}
+	if k.cache != "" {
+		o.Places = append(o.Places, build.Place{Prefix: build.CacheDir, Origin: build.OriginCache, Owner: func(p string) (string, bool) {
+			_, err := os.Lstat(filepath.Join(k.cache, p))
+			return "", err == nil
+		}})
+	}
 	for _, p := range sandbox.Furnished() {
 		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginSandbox})
 	}

@@ -395,10 +395,10 @@ func nistFlow() []Requirement {
 			Force:    "P",
 			Text:     "The CI/CD execution environment is hardened: no extra capabilities, no set-uid gain, a minimal file system, no device access, resource limits.",
 			Attacks:  []string{"AT-08", "AT-11"},
-			Rule:     "sandbox: namespaces, no capabilities, no-new-privileges, read-only root, no devices, seccomp, limits on CPU, memory, processes and time; SANDBOX_UNAVAILABLE refuses to build without it",
+			Rule:     "sandbox: namespaces, no capabilities, no-new-privileges, a list of system calls, read-only root, no /sys, a list of what /proc shows, five devices, limits on CPU, memory, processes, disk and time, each read back; SANDBOX_UNAVAILABLE and BUILD_NOT_ISOLATED refuse to build without it",
 			Evidence: []Selector{isolated(), build()},
-			Tests:    []string{"script/run-allowed", "script/attack-build"},
-			Limit:    "hardens where steps and scanners run, not the machine under it",
+			Tests:    []string{"script/run-allowed", "script/attack-build", "script/drill", "internal/sandbox.TestFilterAnswers", "internal/sandbox.TestShowsNothingOfTheMachine", "internal/sandbox.TestDiskIsBoundedWhileItRuns"},
+			Limit:    "hardens where steps and scanners run, not the machine under it; memory and processors of an ordinary user are bounded only where control groups are delegated",
 		},
 		{
 			ID:      "N042",

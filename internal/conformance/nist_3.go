@@ -311,13 +311,16 @@ func nistDeliver() []Requirement {
 			Missing: "no build horizon",
 		},
 		{
-			ID:      "N125",
-			Group:   "§5.3 Implementation strategy",
-			Section: "5.3 4",
-			Force:   "P",
-			Text:    "CI/CD clients are secured so that malicious code cannot steal source code, signing keys or cloud credentials, read secret environment variables, or exfiltrate data to an attacker's endpoint.",
-			Attacks: []string{"AT-08", "AT-10", "AT-23"},
-			Missing: "build steps hold no secrets and have no network; other clients of the pipeline are not covered",
+			ID:       "N125",
+			Group:    "§5.3 Implementation strategy",
+			Section:  "5.3 4",
+			Force:    "P",
+			Text:     "CI/CD clients are secured so that malicious code cannot steal source code, signing keys or cloud credentials, read secret environment variables, or exfiltrate data to an attacker's endpoint.",
+			Attacks:  []string{"AT-08", "AT-10", "AT-23"},
+			Rule:     "steps and scanners run without keys, credentials, environment or network of the host; a step is given only the secret that it names, by descriptor, masked in its log; BUILD_EGRESS_ATTEMPTED is told while the step runs",
+			Evidence: []Selector{isolated(), build()},
+			Tests:    []string{"script/run-egress", "script/run-secrets", "script/drill", "internal/sandbox.TestEgressIsToldWhileItRuns"},
+			Limit:    "clients are what Hallmark runs; a developer's own machine is none of them",
 		},
 	}
 }

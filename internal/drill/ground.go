@@ -37,6 +37,7 @@ type ground struct {
 	promises []string // guarantees that the policy asks of a build
 	verifier *verify.Verifier
 	outs     int
+	secrets  []string       // NAME=FILE of a run
 	kept     map[string]any // results that several cases look at
 	closers  []func() error
 	lock     *os.File // held as long as the directory is in use
@@ -228,7 +229,7 @@ func (g *ground) runIn(ctx context.Context, home app.Layout, r repository, chang
 	defer h.Close()
 	g.outs++
 	out := g.path("out", fmt.Sprint(g.outs))
-	pc, done, err := h.Pipeline(ctx, app.RunConfig{Home: home.Home, Repo: r.dir, Out: out, CommittedOnly: true})
+	pc, done, err := h.Pipeline(ctx, app.RunConfig{Home: home.Home, Repo: r.dir, Out: out, CommittedOnly: true, Secrets: g.secrets})
 	if err != nil {
 		return f, err
 	}

@@ -202,6 +202,9 @@ func furnish(r room) (overlay bool, err error) {
 		f.grab("lower", w.Lower)
 		f.grab("scratch", w.Scratch)
 	}
+	for i, l := range r.Layers {
+		f.grabLayer(i, l)
+	}
 	for i, m := range r.Toolchain {
 		f.grab("t"+strconv.Itoa(i), m.Source)
 	}
@@ -227,6 +230,9 @@ func furnish(r room) (overlay bool, err error) {
 	}
 	if r.Self != "" {
 		f.put("self", SelfPath, false)
+	}
+	for i, l := range r.Layers {
+		f.layer(i, l)
 	}
 	if r.Workspace != nil {
 		overlay = f.workspace(*r.Workspace)

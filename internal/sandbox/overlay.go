@@ -44,6 +44,11 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 			return o, err
 		}
 	}
+	for i, l := range spec.Layers {
+		if err := o.add("layer"+strconv.Itoa(i), l.Lower, Upper(l.Scratch), filepath.Join(l.Scratch, "work")); err != nil {
+			return o, err
+		}
+	}
 	for i, m := range spec.Mounts {
 		st, err := os.Stat(m.Source)
 		if err != nil || !m.Writable || !st.IsDir() {

@@ -50,6 +50,7 @@ type room struct {
 	Dir       string
 	Mounts    []Mount
 	Workspace *Workspace
+	Layers    []Workspace
 	Self      string  // path of our own binary on the host, if it is wanted inside
 	Toolchain []Mount // seen read-only
 	Limits    Limits
@@ -248,7 +249,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 		return fail("%w", err)
 	}
 	r := room{
-		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
+		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace, Layers: p.spec.Layers,
 		Toolchain: tools, Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Given: p.mounts.given(fdSecrets + len(p.spec.Secrets)), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
