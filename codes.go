@@ -54,6 +54,7 @@ const (
 	CodeBuildNotIsolated    Code = "BUILD_NOT_ISOLATED"
 	CodeBuildPolicy         Code = "BUILD_POLICY_REFUSED"
 	CodeBuildTool           Code = "BUILD_TOOL_NOT_APPROVED"
+	CodeBuildImage          Code = "BUILD_IMAGE_NOT_APPROVED"
 	CodeNetworkUnavailable  Code = "PIPELINE_NETWORK_UNAVAILABLE"
 	CodeSandboxUnavailable  Code = "SANDBOX_UNAVAILABLE"
 	CodeSourceChangedInside Code = "SOURCE_CHANGED_DURING_BUILD"

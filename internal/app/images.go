@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hallmark-sc/hallmark"
@@ -130,7 +131,31 @@ type kit struct {
 // imageFault is a fault of an image that a pipeline names: it denies. Others are
 // the machine's.
 func imageFault(err error) bool {
-	return strings.HasPrefix(string(hallmark.CodeOf(err)), "IMAGE_")
+	return hallmark.CodeOf(err) == hallmark.CodeBuildImage || strings.HasPrefix(string(hallmark.CodeOf(err)), "IMAGE_")
+}
+
+// approved checks the images that a pipeline names against the policy, before
+// anything of them is read or run.
+func (h *Home) approved(def *build.Pipeline) error {
+	if h.params.AnyImage {
+		return nil
+	}
+	want := map[string]string{"host": "host"}
+	if def.Toolchain.Digest != "" {
+		want = map[string]string{string(def.Toolchain.Digest): def.Toolchain.String()}
+	}
+	for _, a := range def.Images {
+		if a.Base.Digest != "" {
+			want[string(a.Base.Digest)] = a.Base.String()
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(want)) {
+		if !slices.Contains(h.params.Images, d) {
+			return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeBuildImage, "the pipeline names %s, which build.images does not approve", want[d]),
+				"use an approved image, or hallmark policy set build.images=LIST")
+		}
+	}
+	return nil
 }
 
 // toolkit finds the toolchain that a pipeline names.
@@ -311,4 +336,25 @@ func artifactAt(name string) (hallmark.Artifact, error) {
 		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact %s: %w", name, err)
 	}
 	return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, nil
+}
+
+// ImageTools are the tools of an image as build.tools approves them, NAME=sha256:HEX.
+func ImageTools(ctx context.Context, home, ref string) ([]string, error) {
+	if err := checkHome(home); err != nil {
+		return nil, err
+	}
+	r, err := image.ParseRef(ref)
+	if err != nil {
+		return nil, err
+	}
+	h := &Home{Layout: Layout{home}}
+	k, err := h.toolkit(ctx, &build.Pipeline{Toolchain: build.ImageRef{Name: r.Name, Digest: r.Digest}})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, t := range k.tools {
+		out = append(out, t.Name+"="+string(t.Digest))
+	}
+	return out, nil
 }

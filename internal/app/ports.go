@@ -310,7 +310,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	kit, err := b.home.toolkit(ctx, def)
+	err = b.home.approved(def)
+	var kit kit
+	if err == nil {
+		kit, err = b.home.toolkit(ctx, def)
+	}
 	if imageFault(err) {
 		return b.withoutImage(in, err), nil
 	}
@@ -378,11 +382,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 				}
 				f.Artifacts = append(f.Artifacts, hallmark.Artifact{Name: o.Name, Digest: d, Size: int64(len(o.Data)), Mode: o.Mode})
 			}
-			for _, i := range images {
-				out.Images = append(out.Images, i.output)
-				f.Artifacts = append(f.Artifacts, i.output.Artifact())
-				f.Images = append(f.Images, i.bases...)
-			}
+			out.Images = addImages(&f, images)
 		}
 	}
 	for _, s := range res.Steps {

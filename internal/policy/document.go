@@ -57,7 +57,7 @@ const AllowedSigners = "allowedSigners"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "checks.images"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "checks.images", "build.images"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -101,6 +101,7 @@ func Table() []Parameter {
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
+		{"build.images", "recorded", "recorded: images that builds are made in and from are only recorded; else the approved ones, each sha256:HEX, and host for the machine's own toolchain", func(s string) error { _, _, err := parseImages(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -452,6 +453,8 @@ type Parameters struct {
 	Registries                                 map[string]string // kind to URL; none is absent
 	Tools                                      []string          // approved, NAME=HEX
 	AnyTool                                    bool              // tools are only recorded
+	Images                                     []string          // approved: host, or sha256:HEX
+	AnyImage                                   bool              // images are only recorded
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -486,6 +489,8 @@ func (d Document) Typed() (Parameters, error) {
 		}
 	}
 	p.Tools, p.AnyTool, err = parseTools(d.Value("build.tools"))
+	note(err)
+	p.Images, p.AnyImage, err = parseImages(d.Value("build.images"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
 	if len(errs) > 0 {
