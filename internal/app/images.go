@@ -182,6 +182,10 @@ func (h *Home) toolkit(ctx context.Context, def *build.Pipeline) (kit, error) {
 	}
 	k.images = []attest.Image{{Role: attest.ImageToolchain, Name: def.Toolchain.Name, Digest: img.Digest, Manifest: img.Manifest}}
 	k.tools = imageTools(root, k.path)
+	if !slices.ContainsFunc(k.tools, func(t attest.Tool) bool { return t.Name == "sh" }) {
+		return k, hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeImageInvalid, "reading build.image: %s has no sh in its PATH, and steps are commands of a shell", def.Toolchain),
+			"name an image with a shell; as base of an artifact none is needed")
+	}
 	return k, nil
 }
 
@@ -314,6 +318,9 @@ func artifactAt(name string) (hallmark.Artifact, error) {
 	if err != nil {
 		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact: %w", err)
 	}
+	if _, err := os.Stat(filepath.Join(name, "index.json")); err != nil && st.IsDir() {
+		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact: %s is a directory, and no image layout", name)
+	}
 	if st.IsDir() {
 		src, err := image.OpenPath(name)
 		if err != nil {
@@ -322,9 +329,9 @@ func artifactAt(name string) (hallmark.Artifact, error) {
 		defer src.Close()
 		d, size, err := image.ReadSubject(src, image.Limits{})
 		if err != nil {
-			return hallmark.Artifact{}, fmt.Errorf("reading artifact %s: %w", name, err)
+			err = fmt.Errorf("reading artifact %s: %w", name, err)
 		}
-		return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, nil
+		return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, err
 	}
 	f, err := os.Open(name)
 	if err != nil {
