@@ -31,7 +31,7 @@ func source(t *testing.T, files ...SpecFile) (memory, hallmark.Digest) {
 
 func store(t *testing.T) *Store {
 	t.Helper()
-	s, err := NewStore(StoreConfig{Dir: filepath.Join(t.TempDir(), "images")})
+	s, err := NewStore(StoreConfig{Dir: filepath.Join(tempDir(t), "images")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,11 +107,11 @@ func TestRootIsWhatTheLayersSay(t *testing.T) {
 			return errors.Join(durable.RemoveTree(r.Dir), os.WriteFile(filepath.Join(filepath.Dir(r.Dir), "other"), nil, 0o644))
 		},
 		"link to a copy": func() error {
-			evil := filepath.Join(t.TempDir(), "copy")
+			evil := filepath.Join(tempDir(t), "copy")
 			return errors.Join(os.CopyFS(evil, os.DirFS(r.Dir)), durable.RemoveTree(r.Dir), os.Symlink(evil, r.Dir))
 		},
 		"link for the tree": func() error {
-			evil := t.TempDir()
+			evil := tempDir(t)
 			return errors.Join(durable.RemoveTree(filepath.Dir(r.Dir)), os.Mkdir(filepath.Dir(r.Dir), 0o755), os.Symlink(evil, r.Dir))
 		},
 	} {
@@ -145,7 +145,7 @@ func TestRootIsWhatTheLayersSay(t *testing.T) {
 // saved writes an archive as docker save does.
 func saved(t testing.TB, headers ...tar.Header) string {
 	t.Helper()
-	p := filepath.Join(t.TempDir(), "image.tar")
+	p := filepath.Join(tempDir(t), "image.tar")
 	if err := os.WriteFile(p, archiveOf(t, headers...), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -222,8 +222,8 @@ func TestDockerArchiveRefuses(t *testing.T) {
 // TestLayoutDirectoryKeepsInside: a layout whose files are links reads nothing of
 // the host.
 func TestLayoutDirectoryKeepsInside(t *testing.T) {
-	dir := t.TempDir()
-	secret := filepath.Join(t.TempDir(), "secret")
+	dir := tempDir(t)
+	secret := filepath.Join(tempDir(t), "secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func FuzzArchive(f *testing.F) {
 	f.Add(archiveOf(f, file("manifest.json", dockerManifest), file("config.json", config), file("a/layer.tar", layer)))
 	f.Add(archiveOf(f, file("oci-layout", "{}"), file("index.json", `{"manifests":[]}`)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p := filepath.Join(t.TempDir(), "x.tar")
+		p := filepath.Join(tempDir(t), "x.tar")
 		if err := os.WriteFile(p, b, 0o644); err != nil {
 			t.Fatal(err)
 		}
