@@ -71,6 +71,7 @@ const (
 	CodeBuildInventory      Code = "BUILD_INVENTORY_UNAVAILABLE"
 	CodeBuildBuiltProgram   Code = "BUILD_BUILT_PROGRAM_RUN"
 	CodeBuildNotReproduced  Code = "BUILD_NOT_REPRODUCED"
+	CodeBuildImage          Code = "BUILD_IMAGE_NOT_APPROVED"
 	CodeNetworkUnavailable  Code = "PIPELINE_NETWORK_UNAVAILABLE"
 	CodeSandboxUnavailable  Code = "SANDBOX_UNAVAILABLE"
 	CodeSourceChangedInside Code = "SOURCE_CHANGED_DURING_BUILD"

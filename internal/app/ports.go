@@ -305,7 +305,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if len(reasons) > 0 {
 		return b.refuse(in.Revision, reasons), nil
 	}
-	kit, err := b.home.toolkit(ctx, def)
+	err = b.home.approved(def)
+	var kit kit
+	if err == nil {
+		kit, err = b.home.toolkit(ctx, def)
+	}
 	if imageFault(err) {
 		return b.withoutImage(in, err), nil
 	}
@@ -404,11 +408,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 				}
 				f.Artifacts = append(f.Artifacts, hallmark.Artifact{Name: o.Name, Digest: d, Size: int64(len(o.Data)), Mode: o.Mode})
 			}
-			for _, i := range images {
-				out.Images = append(out.Images, i.output)
-				f.Artifacts = append(f.Artifacts, i.output.Artifact())
-				f.Images = append(f.Images, i.bases...)
-			}
+			out.Images = addImages(&f, images)
 		}
 	}
 	traced, err := b.traced(ctx, in, kit, res, scratch)

@@ -77,14 +77,19 @@ func denial(err error) (hallmark.Decision, bool) {
 func Verify(ctx context.Context, cfg VerifyConfig) (Verified, error) {
 	res := Verified{}
 	var err error
-	if res.Artifact, err = artifactAt(cfg.Artifact); err != nil {
+	if res.Artifact, err = artifactAt(cfg.Artifact); err != nil && hallmark.CodeOf(err) != hallmark.CodeImageDigest {
 		return res, err
 	}
+	other := err // the bytes of an image are not those that its digest names
 	ev, err := openEvidence(cfg)
 	if err != nil {
 		return res, err
 	}
 	res.Warnings, res.Roots = ev.warnings, ev.verifier.RootsDigest()
+	if other != nil {
+		res.Decision = deny(hallmark.CodeImageDigest, "%s", other)
+		return res, nil
+	}
 	if err := ev.judge(ctx, cfg, &res); err != nil {
 		if dec, ok := denial(err); ok {
 			res.Decision = dec

@@ -68,9 +68,10 @@ func FuzzParsePipeline(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("a: &a [*a]"))
 	f.Add([]byte("- \x00"))
+	f.Add([]byte(withImage))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := ParsePipeline("p.yaml", b)
-		if err == nil && (len(p.Steps) == 0 || len(p.Artifacts) == 0) {
+		if err == nil && (len(p.Steps) == 0 || len(p.Artifacts)+len(p.Images) == 0) {
 			t.Errorf("accepted a pipeline without steps or artifacts")
 		}
 	})

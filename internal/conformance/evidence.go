@@ -180,6 +180,9 @@ func sast() Selector    { return Selector{PredicateType: intoto.PredicateTestRes
 func sbom() Selector    { return Selector{PredicateType: intoto.PredicateTestResult, Check: "sbom"} }
 func tests() Selector   { return Selector{PredicateType: intoto.PredicateTestResult, Check: "tests"} }
 func sca() Selector     { return Selector{PredicateType: intoto.PredicateVulns, Check: "sca"} }
+func imageScan() Selector {
+	return Selector{PredicateType: intoto.PredicateTestResult, Check: "image"}
+}
 func build() Selector {
 	return Selector{PredicateType: intoto.PredicateLink, Name: intoto.NameProcess, Check: "build"}
 }
