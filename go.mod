@@ -44,6 +44,8 @@ require (
 	k8s.io/klog/v2 v2.140.0 // silencing the log library
 )
 
+require github.com/cilium/ebpf v0.22.0 // tracing: processes by BPF
+
 require (
 	cloud.google.com/go/auth/oauth2adapt v0.3.0 // indirect
 	cloud.google.com/go/iam v1.12.0 // indirect

@@ -21,6 +21,7 @@ const (
 	PredicateVulns      = "https://in-toto.io/attestation/vulns/v0.2"
 	PredicateSCAI       = "https://in-toto.io/attestation/scai/v0.3"
 	PredicateLink       = "https://in-toto.io/attestation/link/v0.3"
+	PredicateTrace      = "https://in-toto.io/attestation/runtime-trace/v0.1"
 	PredicateSPDX       = "https://spdx.dev/Document"
 	PredicateCycloneDX  = "https://cyclonedx.org/bom"
 
@@ -151,6 +152,40 @@ type Link struct {
 	Byproducts  map[string]any        `json:"byproducts"`
 	Environment map[string]any        `json:"environment"`
 	Check       *hallmark.CheckRecord `json:"https://hallmark-sc.github.io/ext/check/v0.1,omitempty"`
+}
+
+// RuntimeTrace is https://in-toto.io/attestation/runtime-trace/v0.1.
+type RuntimeTrace struct {
+	Monitor          TraceMonitor  `json:"monitor"`
+	MonitoredProcess TraceProcess  `json:"monitoredProcess"`
+	MonitorLog       TraceLog      `json:"monitorLog"`
+	Metadata         TraceMetadata `json:"metadata"`
+}
+
+// TraceMonitor is what recorded; its policy says what.
+type TraceMonitor struct {
+	Type        string         `json:"type"` // URI
+	TracePolicy map[string]any `json:"tracePolicy"`
+}
+
+// TraceProcess is what was recorded.
+type TraceProcess struct {
+	HostID string `json:"hostID"` // URI of the builder
+	Type   string `json:"type"`   // URI of the kind of build
+	Event  string `json:"event"`
+}
+
+// TraceLog is what was seen. Process and Network are the monitor's own shapes.
+type TraceLog struct {
+	Process    []any                `json:"process"`
+	Network    []any                `json:"network"`
+	FileAccess []ResourceDescriptor `json:"fileAccess"`
+}
+
+// TraceMetadata is when it was recorded.
+type TraceMetadata struct {
+	BuildStartedOn  time.Time `json:"buildStartedOn"`
+	BuildFinishedOn time.Time `json:"buildFinishedOn"`
 }
 
 // Provenance is https://slsa.dev/provenance/v1.

@@ -108,16 +108,11 @@ func (h *Home) inventory(d hallmark.Digest) (build.Inventory, error) {
 	return build.ParseInventory(string(d), raw)
 }
 
-// untraced says that this platform has no tracing agent yet, so that builds under
-// rules that restrict no program are admitted without a trace. It goes when the
-// engines are in.
-const untraced = true
-
 // buildPolicy is what the signed policy says of builds.
 func (b *builder) buildPolicy() build.Policy {
 	p := b.home.params
 	return build.Policy{
-		Permit: b.parts.Permit, Builders: p.Builders, EgressAllowed: p.EgressAllowed, Guarantees: p.Guarantees, AnyTool: p.AnyTool, Tools: p.Tools, Untraced: untraced,
+		Permit: b.parts.Permit, Builders: p.Builders, EgressAllowed: p.EgressAllowed, Guarantees: p.Guarantees, AnyTool: p.AnyTool, Tools: p.Tools,
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,35 +40,53 @@ func subjectKey(arg string) (key string, err error) {
 	return "sha256:" + d.Hex(), nil
 }
 
+// custody is every verified statement about a subject and what belongs to it, and
+// where the blobs lie that they name.
+type custody struct {
+	statements []verify.Statement
+	blob       func(hallmark.Digest) ([]byte, error)
+	close      func() error
+}
+
+// openCustody reads evidence or, where none is named, the home.
+func openCustody(ctx context.Context, cfg VerifyConfig, key string) (custody, error) {
+	if cfg.Evidence != "" {
+		ev, err := openEvidence(cfg)
+		if err != nil {
+			return custody{}, err
+		}
+		set, err := ev.statements()
+		if err != nil {
+			return custody{}, err
+		}
+		return custody{statements: aboutIn(set, key), blob: ev.traced, close: func() error { return nil }}, nil
+	}
+	h, err := readHome(cfg.Home)
+	if err != nil {
+		return custody{}, err
+	}
+	all, err := h.about(ctx, key)
+	if err != nil {
+		h.Close()
+		return custody{}, err
+	}
+	return custody{statements: all, blob: func(d hallmark.Digest) ([]byte, error) { return h.stores.blobs.Get(ctx, d) }, close: h.Close}, nil
+}
+
 // Explain gathers the chain of custody of a subject, from evidence or the home.
 func Explain(ctx context.Context, cfg VerifyConfig) (Chain, error) {
 	key, err := subjectKey(cfg.Artifact)
 	if err != nil {
 		return Chain{}, err
 	}
-	var all []verify.Statement
-	if cfg.Evidence != "" {
-		ev, err := openEvidence(cfg)
-		if err != nil {
-			return Chain{}, err
-		}
-		set, err := ev.statements()
-		if err != nil {
-			return Chain{}, err
-		}
-		all = aboutIn(set, key)
-	} else {
-		h, err := readHome(cfg.Home)
-		if err != nil {
-			return Chain{}, err
-		}
-		defer h.Close()
-		if all, err = h.about(ctx, key); err != nil {
-			return Chain{}, err
-		}
+	cust, err := openCustody(ctx, cfg, key)
+	if err != nil {
+		return Chain{}, err
 	}
+	defer cust.close()
+	all := cust.statements
 	c := Chain{Subject: key}
-	expected := []string{"source", "secrets", "sast", "sbom", "sca", "build", "tests", "environment", "materials", "artifacts", "provenance", "verdict"}
+	expected := []string{"source", "secrets", "sast", "sbom", "sca", "build", "tests", "environment", "trace", "materials", "artifacts", "provenance", "verdict"}
 	slices.SortFunc(all, func(a, b verify.Statement) int { return cmp.Compare(a.LogIndex(), b.LogIndex()) })
 	for _, link := range expected {
 		n := 0
@@ -210,6 +229,12 @@ func describe(s verify.Statement) (link, state, detail string) {
 			return "", "", ""
 		}
 		return p.Name, "present", fmt.Sprintf("%d facts", len(p.Attributes))
+	case intoto.PredicateTrace:
+		p, err := intoto.DecodePredicate[intoto.RuntimeTrace](st)
+		if err != nil {
+			return "", "", ""
+		}
+		return "trace", "present", fmt.Sprintf("%d processes, by %s", len(p.MonitorLog.Process), path.Base(p.Monitor.Type))
 	case intoto.PredicateLink:
 		p, err := intoto.DecodePredicate[intoto.Link](st)
 		if err == nil && p.Name == intoto.NameMaterials {

@@ -41,6 +41,7 @@ func (l Layout) Blobs() string         { return l.path("blobs") }
 func (l Layout) Index() string         { return l.path("index.sqlite") }
 func (l Layout) Advisories() string    { return l.path("advisories") }
 func (l Layout) Runs() string          { return l.path("runs") }
+func (l Layout) Digests() string       { return l.path("digests") }
 func (l Layout) Deps() string          { return l.path("dependencies") }
 func (l Layout) Fingerprints() string  { return l.path("keys", "fingerprint.key") }
 func (l Layout) Identity() string      { return l.path("home.json") }

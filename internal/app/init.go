@@ -345,7 +345,7 @@ func makeRoots(id identityFile, keys *sign.Keyring, trusted []byte) (*verify.Roo
 		Signers: append([]verify.Signer{
 			{Name: "observer", Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/observer"}, PredicateTypes: []string{
 				intoto.PredicateSource, intoto.PredicateTestResult, intoto.PredicateVulns, intoto.PredicateSCAI,
-				intoto.PredicateLink, intoto.PredicateSPDX, intoto.PredicateCycloneDX}},
+				intoto.PredicateLink, intoto.PredicateTrace, intoto.PredicateSPDX, intoto.PredicateCycloneDX}},
 			{Name: "builder", Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/builder/local"},
 				PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderLocal}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
 			{Name: "release", Key: &verify.Key{Hint: artifact.Hint, PublicKey: artifact.PEM},

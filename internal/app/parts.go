@@ -25,6 +25,8 @@ const Workspace = "/workspace"
 type BuildPlace struct {
 	Source  string // private read-only copy of the revision
 	Scratch string // takes what the steps write
+	Traces  string // directory that takes the event logs
+	Digests string // file of known digests of the toolchain
 	Mounts  []sandbox.Mount
 	HostID  int // user on the host of the steps
 	Limits  func(wall time.Duration) sandbox.Limits

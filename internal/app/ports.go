@@ -29,6 +29,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/scan/vuln"
 	"github.com/hallmark-sc/hallmark/internal/source"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -285,17 +286,23 @@ func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
 type engine struct {
 	room  *room
 	place BuildPlace
+	steps int // that ran
 }
 
 func (e *engine) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
 	rep, err := e.room.box.RunAs(ctx, e.place.HostID, sandbox.Spec{
 		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: Workspace, Stdout: out, Stderr: out, Limits: e.room.limits(c.Timeout),
 		Workspace: &sandbox.Workspace{Lower: e.place.Source, Scratch: e.place.Scratch, Target: Workspace}, Mounts: e.place.Mounts,
+		Trace: &sandbox.Trace{Engine: trace.Best, Log: filepath.Join(e.place.Traces, fmt.Sprintf("step-%d.jsonl", e.steps)), Digests: e.place.Digests},
 	})
+	e.steps++
 	if err != nil {
 		return build.CommandReport{}, err
 	}
 	r := build.CommandReport{ExitCode: rep.ExitCode, Signal: rep.Signal, LimitHit: rep.LimitHit, StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn}
+	if rep.Trace != nil {
+		r.Trace = *rep.Trace
+	}
 	for _, x := range rep.Egress {
 		r.Egress = append(r.Egress, build.Egress{Time: x.Time, Process: x.Process, Address: x.Address, Name: x.Name})
 	}
@@ -331,7 +338,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	}
 	place := BuildPlace{
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits,
+		Traces: filepath.Join(workDir, "traces"), Digests: b.home.Digests(),
 		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
+	}
+	if err := os.MkdirAll(place.Traces, 0o700); err != nil {
+		return pipeline.BuildOutput{}, fmt.Errorf("making the directory of traces: %w", err)
 	}
 	for _, m := range in.Dependencies.Mounts {
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
@@ -377,13 +388,18 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 			}
 		}
 	}
-	for _, s := range res.Steps {
+	traced, err := b.traced(ctx, in, res, scratch)
+	if err != nil {
+		return out, err
+	}
+	f.Trace = traced.trace
+	for i, s := range res.Steps {
 		d, err := b.stores.blobs.Put(ctx, s.Log)
 		if err != nil {
 			return out, fmt.Errorf("keeping the log of step %s: %w", s.Name, err)
 		}
 		r := s.Report
-		f.Steps = append(f.Steps, attest.Step{Name: s.Name, Test: s.Test(), Command: s.Command, ExitCode: r.ExitCode, Signal: r.Signal, LimitHit: r.LimitHit, StartedOn: r.StartedOn, FinishedOn: r.FinishedOn, Log: d})
+		f.Steps = append(f.Steps, attest.Step{Name: s.Name, Test: s.Test(), Command: s.Command, ExitCode: r.ExitCode, Signal: r.Signal, LimitHit: r.LimitHit, StartedOn: r.StartedOn, FinishedOn: r.FinishedOn, Log: d, Events: traced.logs[i]})
 		for _, e := range r.Egress {
 			f.Egress = append(f.Egress, attest.Egress{Step: s.Name, Time: e.Time, Process: e.Process, Address: e.Address, Name: e.Name})
 		}
@@ -398,7 +414,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
-		build.Facts{Request: b.request(in.Revision), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: reasons})
+		build.Facts{Request: b.request(in.Revision), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Written: traced.written, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons

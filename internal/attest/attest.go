@@ -42,6 +42,7 @@ type Build struct {
 	Record       hallmark.CheckRecord
 	Parameters   map[string]string // external ones that were given
 	Requester    *intoto.Requester
+	Trace        Trace
 }
 
 // Step is one executed command.
@@ -55,6 +56,8 @@ type Step struct {
 	StartedOn  time.Time       `json:"startedOn"`
 	FinishedOn time.Time       `json:"finishedOn"`
 	Log        hallmark.Digest `json:"log"`
+	// Events is the canonical event log of the step; "" when it has none.
+	Events hallmark.Digest `json:"events,omitempty"`
 }
 
 // Egress is one attempt to reach an address outside the sandbox's loopback.
@@ -176,6 +179,9 @@ func Environment(b Build) (intoto.Statement, error) {
 			Attribute: name, Conditions: map[string]any{"guarantee": g.Name, "detail": g.Detail},
 		})
 	}
+	for _, a := range b.Trace.environment() {
+		s.Attributes = append(s.Attributes, a)
+	}
 	return statement(intoto.PredicateSCAI, subjectRevision(b.Revision), s)
 }
 
@@ -203,7 +209,7 @@ func Process(b Build) (intoto.Statement, error) {
 		Name: intoto.NameProcess, Command: []string{}, Materials: []intoto.ResourceDescriptor{revisionMaterial(b.Revision)},
 		Byproducts: map[string]any{
 			"steps": steps, "egress": egress, "pipeline": b.Pipeline,
-			"startedOn": b.StartedOn, "finishedOn": b.FinishedOn,
+			"startedOn": b.StartedOn, "finishedOn": b.FinishedOn, "programs": b.Trace.programs(),
 		},
 		Environment: map[string]any{"builder": b.BuilderID},
 		Check:       &rec,
@@ -214,8 +220,8 @@ func Process(b Build) (intoto.Statement, error) {
 // and toolchain, each with digests (component 3).
 func Materials(b Build) (intoto.Statement, error) {
 	return statement(intoto.PredicateLink, b.products(), intoto.Link{
-		Name: intoto.NameMaterials, Command: []string{}, Materials: b.materials(),
-		Byproducts:  map[string]any{"sourceFiles": b.Files, "sourceManifest": b.Manifest},
+		Name: intoto.NameMaterials, Command: []string{}, Materials: append(b.materials(), b.Trace.materials()...),
+		Byproducts:  b.materialsFacts(),
 		Environment: map[string]any{},
 	})
 }
@@ -230,13 +236,18 @@ func Artifacts(b Build, intermediate []intoto.ResourceDescriptor) (intoto.Statem
 			Attribute: "FINAL_ARTIFACT", Target: &d, Conditions: map[string]any{"size": a.Size, "mode": a.Mode},
 		})
 	}
-	for _, d := range intermediate {
+	for _, d := range append(slices.Clone(intermediate), b.Trace.products()...) {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "INTERMEDIATE_ARTIFACT", Target: &d})
 	}
 	for _, st := range b.Steps {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
 			Attribute: "STEP_LOG", Target: &intoto.ResourceDescriptor{Name: "log of " + st.Name, Digest: sha256Of(st.Log)},
 		})
+		if st.Events != "" {
+			s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
+				Attribute: "STEP_EVENTS", Target: &intoto.ResourceDescriptor{Name: "events of " + st.Name, Digest: sha256Of(st.Events)},
+			})
+		}
 	}
 	return statement(intoto.PredicateSCAI, b.products(), s)
 }
@@ -264,15 +275,6 @@ func Provenance(b Build) (intoto.Statement, error) {
 			},
 		},
 	})
-}
-
-// internal are the parameters that the platform set, and who asked.
-func (b Build) internal() map[string]any {
-	out := map[string]any{"platform": b.Platform}
-	if b.Requester != nil {
-		out["requester"] = b.Requester
-	}
-	return out
 }
 
 // Summary is what a VSA says.

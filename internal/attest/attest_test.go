@@ -57,6 +57,26 @@ func build() attest.Build {
 	}
 }
 
+// observed is a build that was traced whole.
+func observed() attest.Build {
+	b := build()
+	b.Egress = nil
+	b.Steps[0].Events = digest("events")
+	b.Trace = attest.Trace{
+		Engine: "ptrace", Whole: true, Hermetic: true, Omitted: 1,
+		Programs:    []attest.Program{{Path: "/usr/bin/cc", Digest: digest("cc"), Runs: 2}},
+		Processes:   []attest.TracedProcess{{Step: "build", Number: 1, Program: "/usr/bin/cc", Digest: digest("cc"), Args: []string{"cc", `\xff`}, Duration: time.Second}, {Step: "build", Number: 2, Parent: 1, Signal: "SIGKILL"}},
+		Network:     []attest.TracedConnect{{Step: "build", Process: 1, Address: "127.0.0.1:1"}},
+		Materials:   attest.List{Digest: digest("materials"), Files: 3},
+		Products:    attest.List{Digest: digest("products"), Files: 2},
+		Groups:      []attest.Group{{Origin: "source", Files: 1, Bytes: 2, Digest: digest("group")}, {Origin: "toolchain", Package: "pkg:deb/debian/gcc@12?arch=amd64", Files: 1, Bytes: 3, Digest: digest("gcc")}},
+		Unexplained: []attest.FileMaterial{{Path: "/opt/x", Digest: digest("unexplained")}, {Path: "/opt/pipe"}},
+		Unstable:    []attest.FileMaterial{{Path: "/workspace/x", Digest: digest("now")}},
+		Packages:    []string{"pkg:deb/debian/gcc@12?arch=amd64"},
+	}
+	return b
+}
+
 // failed is a build that ended before there was an artifact.
 func failed() attest.Build {
 	b := build()
@@ -93,6 +113,12 @@ func statements(t *testing.T) map[string]intoto.Statement {
 	add("artifacts")(attest.Artifacts(build(), []intoto.ResourceDescriptor{{Name: "findings.sarif", MediaType: "application/sarif+json", Digest: map[string]string{"sha256": digest("sarif").Hex()}}}))
 	add("artifacts-failed")(attest.Artifacts(failed(), nil))
 	add("provenance")(attest.Provenance(build()))
+	add("environment-traced")(attest.Environment(observed()))
+	add("process-traced")(attest.Process(observed()))
+	add("materials-traced")(attest.Materials(observed()))
+	add("artifacts-traced")(attest.Artifacts(observed(), nil))
+	add("provenance-traced")(attest.Provenance(observed()))
+	add("runtime-trace")(attest.RuntimeTrace(observed()))
 	s := attest.Summary{Subjects: attest.Products(build()), VerifierID: "https://v.example", Version: "v1", Time: at(5), ResourceURI: "git+https://example.org/app",
 		Policy: digest("policy"), Inputs: []hallmark.Digest{digest("1"), digest("2")}, Allowed: true, Levels: []string{"SLSA_BUILD_LEVEL_1"}, Verdict: digest("verdict")}
 	add("vsa-passed")(attest.VSA(s))

@@ -6,6 +6,7 @@ package build
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -43,10 +44,6 @@ type Policy struct {
 	Guarantees    []string // that must hold
 	AnyTool       bool     // tools of the machine are only recorded
 	Tools         []string // approved, NAME=HEX
-	// Untraced admits a build whose trace is not whole. Only a platform without a
-	// tracing agent may set it, and no rule that restricts programs then permits
-	// anything.
-	Untraced bool
 }
 
 // Executable is a program that a step ran, as the trace tells it.
@@ -55,6 +52,27 @@ type Executable struct {
 	Digest hallmark.Digest
 	Step   string
 }
+
+// Programs are the programs that ran, each path and digest once a step, by step
+// and path.
+func (s *Summary) Programs() []Executable {
+	var out []Executable
+	for _, st := range s.Steps {
+		seen := map[Executable]bool{}
+		for _, p := range st.Processes {
+			for _, x := range p.Execs {
+				seen[Executable{Path: string(x.Path), Digest: x.Digest, Step: st.Step}] = true
+			}
+		}
+		out = append(out, slices.SortedFunc(maps.Keys(seen), func(a, b Executable) int {
+			return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Digest, b.Digest))
+		})...)
+	}
+	return out
+}
+
+// Written are the contents that the build's processes left, sorted.
+func (s *Summary) Written() []hallmark.Digest { return slices.Sorted(maps.Keys(s.written)) }
 
 // Facts are what the build policy judges.
 type Facts struct {
@@ -92,10 +110,14 @@ func (p Policy) permitted(f Facts) []hallmark.Reason {
 	if f.Request.Builder != f.BuilderID {
 		return []hallmark.Reason{{Code: hallmark.CodeBuildPlatform, Check: "build", Message: fmt.Sprintf("the build was permitted on %s and made by %s", f.Request.Builder, f.BuilderID)}}
 	}
-	// A rule that restricts programs needs to know all of them.
-	if !f.TraceWhole && (!p.Untraced || !rule.AnyTool || !rule.Built) {
+	// What ran is known from the agent's record alone: without one nothing counts,
+	// whatever the rule says of programs.
+	if !f.TraceWhole {
+		if slices.ContainsFunc(f.Reasons, func(r hallmark.Reason) bool { return r.Code == hallmark.CodeTraceIncomplete }) {
+			return nil // it has been said, with the cause
+		}
 		return []hallmark.Reason{{
-			Code: hallmark.CodeBuildTrace, Check: "build", Message: "nothing recorded the whole build, so what it ran is not known", Nearest: "rule " + rule.Name, Field: "tools",
+			Code: hallmark.CodeTraceIncomplete, Check: "build", Message: "nothing recorded the whole build, so what it ran is not known", Nearest: "rule " + rule.Name, Field: "tools",
 			Fix: "hallmark doctor says whether a tracing agent can attach here; build where one can",
 		}}
 	}

@@ -228,7 +228,7 @@ func (p *parser) step(n *yaml.Node, i int) Step {
 // reserved are the names of a result directory's own files.
 var reserved = []string{
 	"evidence.jsonl", "verdict.json", "verdict.sigstore.json", "sbom.spdx.json", "sbom.cdx.json", "findings.sarif",
-	"trusted_root.json", "roots.json", "release.pub", "policy", "verify.txt",
+	"trusted_root.json", "roots.json", "release.pub", "policy", "trace", "verify.txt",
 }
 
 func (p *parser) artifact(n *yaml.Node, seen map[string]bool) string {

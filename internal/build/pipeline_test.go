@@ -153,15 +153,18 @@ func TestAuthorize(t *testing.T) {
 		}
 	}
 	var none Policy
-	none.Builders, none.AnyTool, none.Untraced = []string{"b"}, true, true
+	none.Builders, none.AnyTool = []string{"b"}, true
 	if d := Authorize(none, base); d.Allowed() {
 		t.Error("a policy without rules allowed a build")
 	}
-	// A platform without an agent can't restrict programs, and does not pass over it.
-	p.Untraced = true
+	// Nor does a rule that restricts no program pass over a missing trace.
+	p.Permit = func(Request) (Rule, *hallmark.Reason) { return Rule{AnyTool: true, Built: true}, nil }
+	if d := Authorize(p, base); !d.Allowed() {
+		t.Errorf("any tool: %+v", d)
+	}
 	base.TraceWhole = false
 	if d := Authorize(p, base); d.Allowed() {
-		t.Error("an untraced build was allowed under a rule that restricts programs")
+		t.Error("an untraced build was allowed")
 	}
 }
 

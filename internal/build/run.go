@@ -38,6 +38,7 @@ type CommandReport struct {
 	FinishedOn time.Time
 	Egress     []Egress
 	Guarantees []Guarantee
+	Trace      Trace // the zero value is no trace
 }
 
 // Egress is one refused attempt to reach an outside address.

@@ -319,6 +319,7 @@ the input can't be read.`,
 
 func explainCommand(s *streams) *cobra.Command {
 	var v verifyFlags
+	var why string
 	cmd := &cobra.Command{
 		Use:   "explain SUBJECT",
 		Short: "print the chain of custody of an artifact, a digest or a commit",
@@ -328,6 +329,9 @@ func explainCommand(s *streams) *cobra.Command {
 				return err
 			}
 			v.cfg.Artifact = args[0]
+			if cmd.Flags().Changed("why") {
+				return explainFile(cmd.Context(), s, v.cfg, why)
+			}
 			chain, err := app.Explain(cmd.Context(), v.cfg)
 			if err != nil {
 				return err
@@ -352,6 +356,7 @@ func explainCommand(s *streams) *cobra.Command {
 		},
 	}
 	v.add(cmd)
+	cmd.Flags().StringVar(&why, "why", "", "say which process of the build read this file (a path inside, or a digest), and what it fed")
 	return cmd
 }
 

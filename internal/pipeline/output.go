@@ -126,6 +126,9 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 	for name, b := range r.cfg.PolicyFiles {
 		files["policy/"+name] = resultFile{b, 0o644}
 	}
+	if err := r.traceFiles(files); err != nil {
+		return nil, err
+	}
 	docs, err := r.render()
 	if err != nil {
 		return nil, err
@@ -134,7 +137,7 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 		files[d.name] = resultFile{d.bytes, 0o644}
 	}
 	add := func(name string, b []byte, mode os.FileMode) error {
-		if _, taken := files[name]; taken || name == "" || name == "." || name == ".." || name == "policy" || strings.ContainsAny(name, "/\x00") {
+		if _, taken := files[name]; taken || name == "" || name == "." || name == ".." || name == "policy" || name == traceDir || strings.ContainsAny(name, "/\x00") {
 			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodePipelineArtifactName, "artifact name %q is reserved, doubled or no base name", name)
 		}
 		files[name] = resultFile{b, mode}
@@ -159,8 +162,10 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 
 // fill writes files into dir and syncs them, but for the names in dir itself.
 func fill(files map[string]resultFile, dir string, disk durable.Disk) error {
-	if err := os.Mkdir(filepath.Join(dir, "policy"), 0o755); err != nil {
-		return err
+	for _, d := range []string{"policy", traceDir} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		path := filepath.Join(dir, filepath.FromSlash(name))
@@ -171,7 +176,31 @@ func fill(files map[string]resultFile, dir string, disk durable.Disk) error {
 			return err
 		}
 	}
-	return durable.SyncDir(filepath.Join(dir, "policy"))
+	return errors.Join(durable.SyncDir(filepath.Join(dir, "policy")), durable.SyncDir(filepath.Join(dir, traceDir)))
+}
+
+// traceDir holds the event logs and the lists of what a build read and wrote,
+// whose digests are in the evidence.
+const traceDir = "trace"
+
+func (r *run) traceFiles(files map[string]resultFile) error {
+	add := func(name string, d hallmark.Digest) error {
+		if d == "" {
+			return nil
+		}
+		b, err := r.cfg.Blobs.Get(r.ctx, d)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", name, err)
+		}
+		files[traceDir+"/"+name] = resultFile{b, 0o644}
+		return nil
+	}
+	t := r.build.Facts.Trace
+	err := errors.Join(add("materials.jsonl", t.Materials.Digest), add("products.jsonl", t.Products.Digest))
+	for i, s := range r.build.Facts.Steps {
+		err = errors.Join(err, add(fmt.Sprintf("events-%d.jsonl", i+1), s.Events))
+	}
+	return err
 }
 
 // instructions are the commands that check each artifact, with Hallmark and with

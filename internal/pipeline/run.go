@@ -239,6 +239,14 @@ func (r *run) blobsPresent(out BuildOutput) bool {
 	}
 	for _, s := range out.Facts.Steps {
 		all = append(all, s.Log)
+		if s.Events != "" {
+			all = append(all, s.Events)
+		}
+	}
+	for _, l := range []attest.List{out.Facts.Trace.Materials, out.Facts.Trace.Products} {
+		if l.Digest != "" {
+			all = append(all, l.Digest)
+		}
 	}
 	return !slices.ContainsFunc(all, func(d hallmark.Digest) bool {
 		_, err := r.cfg.Blobs.Get(r.ctx, d)

@@ -87,6 +87,11 @@ func (r *run) statements() ([]signing, error) {
 	if err := add(attest.Environment(b)); err != nil {
 		return nil, err
 	}
+	if b.Trace.Engine != "" {
+		if err := add(attest.RuntimeTrace(b)); err != nil {
+			return nil, err
+		}
+	}
 	if err := add(attest.Materials(b)); err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ const BuildSection = "build"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -106,6 +106,7 @@ func Table() []Parameter {
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
+		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package fails; record: it is only listed", oneOf("deny", "record")},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -463,6 +464,7 @@ type Parameters struct {
 	AdvisoriesMaxAge, ScansMaxAge, ReuseMaxAge time.Duration
 	Builders, Guarantees                       []string
 	EgressAllowed                              bool
+	Unexplained                                bool // materials of no known origin are only recorded
 	BuildTimeout                               time.Duration
 	BuildMemory, BuildDisk                     int64
 	BuildPIDs, BuildCPUs                       int
@@ -504,6 +506,7 @@ func (d Document) Typed() (Parameters, error) {
 	p.Tools, p.AnyTool, err = parseTools(d.Value("build.tools"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
+	p.Unexplained = d.Value("build.unexplained") == "record"
 	if len(errs) > 0 {
 		return p, hallmark.Errorf(hallmark.KindInvalid, "reading parameters: %w", errs[0])
 	}

@@ -54,6 +54,7 @@ type room struct {
 	Toolchain []string // host directories seen read-only under their own names
 	Limits    Limits
 	Groups    bool // supplementary groups can and must be given up
+	Traced    bool // calls stop for a tracer, which attaches before the release
 }
 
 // note is what the first process says: exactly one of the fields.
@@ -215,7 +216,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0,
+		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(),
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()
@@ -336,7 +337,7 @@ func toolchain() []string {
 			out = append(out, d)
 		}
 	}
-	if g := goRoot(); g != "" && !strings.HasPrefix(g, "/usr/") {
+	if g := GoRoot(); g != "" && !strings.HasPrefix(g, "/usr/") {
 		out = append(out, g)
 	}
 	for _, d := range []string{"/etc/alternatives", "/etc/ssl/certs", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/debian_version", "/etc/os-release"} {
@@ -347,8 +348,8 @@ func toolchain() []string {
 	return out
 }
 
-// goRoot finds the Go toolchain by the program in PATH.
-func goRoot() string {
+// GoRoot finds the Go toolchain by the program in PATH.
+func GoRoot() string {
 	p, err := exec.LookPath("go")
 	if err != nil {
 		return ""
@@ -366,7 +367,7 @@ func Toolchain() []string { return toolchain() }
 // Path is the PATH of programs inside.
 func Path() string {
 	dirs := []string{"/usr/local/go/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-	if g := goRoot(); g != "" {
+	if g := GoRoot(); g != "" {
 		if d := filepath.Join(g, "bin"); !slices.Contains(dirs, d) {
 			dirs = append([]string{d}, dirs...)
 		}

@@ -47,7 +47,7 @@ func may(id Identity, predicateType string) bool {
 	case Observer:
 		return slices.Contains([]string{
 			intoto.PredicateSource, intoto.PredicateTestResult, intoto.PredicateVulns, intoto.PredicateSCAI,
-			intoto.PredicateLink, intoto.PredicateSPDX, intoto.PredicateCycloneDX,
+			intoto.PredicateLink, intoto.PredicateTrace, intoto.PredicateSPDX, intoto.PredicateCycloneDX,
 		}, predicateType)
 	case Builder:
 		return predicateType == intoto.PredicateProvenance

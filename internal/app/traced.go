@@ -1,0 +1,384 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/package-url/packageurl-go"
+	"golang.org/x/mod/module"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/toolchain"
+)
+
+// traced is what the traces of a build come to.
+type traced struct {
+	trace    attest.Trace
+	logs     []hallmark.Digest // of each step; "" where there is none
+	executed []build.Exec
+	programs []build.Executable // the same, with the steps that ran them
+	written  []hallmark.Digest  // contents that the build wrote
+	reasons  []hallmark.Reason
+}
+
+// traced keeps the event logs, finds out where everything that was read came
+// from, and says what speaks against the build.
+func (b *builder) traced(ctx context.Context, in pipeline.Input, res build.Result, scratch string) (traced, error) {
+	var out traced
+	sum := build.NewSummary()
+	whole := len(res.Steps) > 0
+	for _, s := range res.Steps {
+		t := s.Report.Trace
+		d := hallmark.Digest("")
+		if t.Log != "" {
+			var err error
+			if d, err = b.keepLog(ctx, s.Name, t, sum); err != nil {
+				return out, err
+			}
+		}
+		out.logs = append(out.logs, d)
+		if !t.Whole() {
+			whole = false
+			why := t.Failure
+			if why == "" {
+				why = "it has no trace"
+			}
+			out.reasons = append(out.reasons, hallmark.Reason{Code: hallmark.CodeTraceIncomplete, Check: "build", Message: fmt.Sprintf("step %s: %s", s.Name, why), Fix: "build again; nothing counts that was not seen whole"})
+		}
+		out.trace.Engine, out.trace.Attribution = t.Engine, t.Attribution
+	}
+	out.trace.Whole = whole
+	egress := slices.ContainsFunc(res.Steps, func(s build.StepResult) bool { return len(s.Report.Egress) > 0 })
+	out.trace.Hermetic = whole && !egress
+	if out.trace.Engine == "" {
+		return out, nil
+	}
+	origins, err := b.origins(in)
+	if err != nil {
+		return out, err
+	}
+	out.executed, out.programs, out.written = sum.Executed(), sum.Programs(), sum.Written()
+	describeProcesses(&out.trace, sum)
+	if err := b.materials(ctx, &out, sum, origins); err != nil {
+		return out, err
+	}
+	return out, b.products(ctx, &out, sum, sandbox.Upper(scratch), whole)
+}
+
+// keepLog makes one event log a blob and takes it into the summary.
+func (b *builder) keepLog(ctx context.Context, step string, t build.Trace, sum *build.Summary) (hallmark.Digest, error) {
+	raw, err := os.ReadFile(t.Log)
+	if err != nil {
+		if t.Failure != "" {
+			return "", nil // the agent died before it wrote one
+		}
+		return "", fmt.Errorf("reading the event log of step %s: %w", step, err)
+	}
+	if t.Digest != "" && hallmark.DigestOf(raw) != t.Digest {
+		return "", hallmark.Errorf(hallmark.KindInternal, "the event log of step %s is not what its agent wrote", step)
+	}
+	if t.Whole() {
+		f, err := os.Open(t.Log)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		if err := sum.Add(step, f); err != nil {
+			return "", err
+		}
+	}
+	d, err := b.stores.blobs.Put(ctx, raw)
+	if err != nil {
+		return "", fmt.Errorf("keeping the event log of step %s: %w", step, err)
+	}
+	return d, nil
+}
+
+// Bounds of what a statement carries itself. The event logs, whose digests it
+// carries too, have all of it.
+const (
+	maxProcesses = 2000
+	maxArgs      = 4096 // bytes of the arguments of one process
+	maxNamed     = 1000 // unexplained or unstable files
+)
+
+func describeProcesses(t *attest.Trace, sum *build.Summary) {
+	runs := map[attest.Program]int{}
+	for _, st := range sum.Steps {
+		for _, p := range st.Processes {
+			for _, x := range p.Execs {
+				runs[attest.Program{Path: text(x.Path), Digest: x.Digest}]++
+			}
+			if len(t.Processes) == maxProcesses {
+				t.Omitted++
+				continue
+			}
+			row := attest.TracedProcess{Step: st.Step, Number: p.Number, Parent: p.Parent, Code: p.Code, Signal: p.Signal, Duration: time.Duration(max(0, p.Ended-p.Started))}
+			if n := len(p.Execs); n > 0 {
+				row.Program, row.Digest, row.Args = text(p.Execs[n-1].Path), p.Execs[n-1].Digest, shorten(p.Execs[n-1].Args)
+			}
+			t.Processes = append(t.Processes, row)
+		}
+		for _, c := range st.Connects {
+			if len(t.Network) < maxProcesses {
+				t.Network = append(t.Network, attest.TracedConnect{Step: st.Step, Process: c.Process, Address: text(c.Address), Refused: c.Refused})
+			}
+		}
+	}
+	for p, n := range runs {
+		p.Runs = n
+		t.Programs = append(t.Programs, p)
+	}
+	slices.SortFunc(t.Programs, func(a, b attest.Program) int {
+		return strings.Compare(a.Path+string(a.Digest), b.Path+string(b.Digest))
+	})
+}
+
+// text is a path or argument as statements show it: quoted where it is no UTF-8.
+func text(r build.Raw) string {
+	b, err := r.MarshalText()
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func shorten(args []build.Raw) []string {
+	var out []string
+	room := maxArgs
+	for _, a := range args {
+		s := text(a)
+		if len(s) > room {
+			return append(out, "…")
+		}
+		room -= len(s)
+		out = append(out, s)
+	}
+	return out
+}
+
+func (b *builder) materials(ctx context.Context, out *traced, sum *build.Summary, origins build.Origins) error {
+	all := origins.Explain(sum)
+	m, err := build.Collate(all)
+	if err != nil {
+		return err
+	}
+	d, err := b.stores.blobs.Put(ctx, m.List)
+	if err != nil {
+		return fmt.Errorf("keeping the list of materials: %w", err)
+	}
+	out.trace.Materials = attest.List{Digest: d, Files: m.Files}
+	for _, g := range m.Groups {
+		out.trace.Groups = append(out.trace.Groups, attest.Group{Origin: string(g.Origin), Package: g.Package, Files: g.Files, Bytes: g.Bytes, Digest: g.Digest})
+		if g.Origin == build.OriginToolchain && g.Package != "" {
+			out.trace.Packages = append(out.trace.Packages, g.Package)
+		}
+	}
+	for _, u := range m.Unexplained[:min(len(m.Unexplained), maxNamed)] {
+		out.trace.Unexplained = append(out.trace.Unexplained, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest})
+	}
+	for i, u := range m.Unexplained {
+		if b.home.params.Unexplained || i == 5 {
+			break
+		}
+		out.reasons = append(out.reasons, hallmark.Reason{
+			Code: hallmark.CodeUnexplained, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which belongs to no source, dependency or toolchain package", u.Step, text(u.Path), u.Digest),
+			Fix: "declare it as a dependency, install it from a package, or allow such files: hallmark policy set build.unexplained=record",
+		})
+	}
+	before := map[build.Raw]bool{}
+	for _, m := range all {
+		if m.Origin != build.OriginBuild {
+			before[m.Path] = true
+		}
+	}
+	for _, u := range sum.Unstable[:min(len(sum.Unstable), maxNamed)] {
+		out.trace.Unstable = append(out.trace.Unstable, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest})
+		if before[u.Path] {
+			out.reasons = append(out.reasons, hallmark.Reason{Code: hallmark.CodeInputUnstable, Check: "build", Message: fmt.Sprintf("step %s: %s changed after it was hashed for its reader", u.Step, text(u.Path)), Fix: "find who writes to it while the build reads it"})
+		}
+	}
+	return nil
+}
+
+func (b *builder) products(ctx context.Context, out *traced, sum *build.Summary, upper string, whole bool) error {
+	left, err := leftIn(upper)
+	if err != nil {
+		return fmt.Errorf("reading what the build left: %w", err)
+	}
+	list, n, untraced, err := build.Products(sum, left)
+	if err != nil {
+		return err
+	}
+	d, err := b.stores.blobs.Put(ctx, list)
+	if err != nil {
+		return fmt.Errorf("keeping the list of products: %w", err)
+	}
+	out.trace.Products = attest.List{Digest: d, Files: n}
+	for i, p := range untraced {
+		if !whole || i == 5 {
+			break
+		}
+		out.reasons = append(out.reasons, hallmark.Reason{Code: hallmark.CodeProductUntraced, Check: "build", Message: fmt.Sprintf("%s holds what no process of the build was seen to write or read", text(p)), Fix: "report it: the trace missed something"})
+	}
+	return nil
+}
+
+// leftIn hashes every regular file that a build left in its workspace.
+func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
+	root, err := os.OpenRoot(upper)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	out := map[build.Raw]hallmark.Digest{}
+	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := root.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		digest, _, err := hallmark.DigestFrom(f)
+		out[build.Raw(path.Join(Workspace, p))] = digest
+		return err
+	})
+	return out, err
+}
+
+// origins say where the files of a sandbox come from.
+func (b *builder) origins(in pipeline.Input) (build.Origins, error) {
+	o := build.Origins{Workspace: Workspace, Source: map[string]hallmark.Digest{}, Empty: []string{"/tmp", "/dev/shm", build.CacheDir}}
+	err := filepath.WalkDir(in.Export.Dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(in.Export.Dir, p)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		o.Source[rel], _, err = hallmark.DigestFrom(f)
+		return err
+	})
+	if err != nil {
+		return o, fmt.Errorf("hashing the source: %w", err)
+	}
+	goRoot := sandbox.GoRoot()
+	if strings.HasPrefix(goRoot, "/usr/") && !strings.HasPrefix(goRoot, "/usr/local/") {
+		goRoot = "" // a package of the platform
+	}
+	packages, err := toolchain.New(toolchain.Config{Root: "/", GoRoot: goRoot})
+	if err != nil {
+		return o, err
+	}
+	o.Places = append(o.Places, build.Place{Prefix: "/", Origin: build.OriginToolchain, Owner: func(p string) (string, bool) {
+		k, ok := packages.Owner("/" + p)
+		return k.PURL, ok
+	}})
+	for _, p := range []string{"/proc", "/dev", "/sys"} {
+		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginKernel})
+	}
+	for _, p := range sandbox.Furnished() {
+		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginSandbox})
+	}
+	for _, m := range in.Dependencies.Mounts {
+		host := filepath.Join(in.DepsDir, m.Host)
+		owner := goModule
+		if path.Base(m.Target) == "node_modules" {
+			owner = func(p string) (string, bool) { return nodePackage(host, p) }
+		}
+		o.Places = append(o.Places, build.Place{Prefix: m.Target, Origin: build.OriginDependency, Owner: owner})
+	}
+	return o, nil
+}
+
+// goModule is the module that a file of a module cache belongs to. The list of
+// versions and the locks belong to none in particular.
+func goModule(p string) (string, bool) {
+	if rest, ok := strings.CutPrefix(p, "cache/download/"); ok {
+		escaped, file, ok := strings.Cut(rest, "/@v/")
+		if !ok {
+			return "", false
+		}
+		name, err := module.UnescapePath(escaped)
+		version := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(file, ".info"), ".mod"), ".zip")
+		version = strings.TrimSuffix(strings.TrimSuffix(version, ".ziphash"), ".lock")
+		return goPURL(name, version), err == nil && version != ""
+	}
+	escaped, rest, ok := strings.Cut(p, "@")
+	if !ok {
+		return "", false
+	}
+	version, _, _ := strings.Cut(rest, "/")
+	name, err := module.UnescapePath(escaped)
+	if err != nil {
+		return "", false
+	}
+	if v, err := module.UnescapeVersion(version); err == nil {
+		version = v
+	}
+	return goPURL(name, version), true
+}
+
+func goPURL(name, version string) string {
+	dir, base := path.Split(name)
+	return packageurl.NewPackageURL("golang", strings.TrimSuffix(dir, "/"), base, version, nil, "").ToString()
+}
+
+// nodePackage is the package that a file below a node_modules directory belongs
+// to, by the package.json that was verified when it was fetched.
+func nodePackage(host, p string) (string, bool) {
+	dir, rest := "", p
+	for {
+		parts := strings.SplitN(rest, "/", 3)
+		n := 1
+		if strings.HasPrefix(parts[0], "@") {
+			n = 2
+		}
+		if len(parts) <= n {
+			return "", strings.HasPrefix(p, ".") // npm's own lock file
+		}
+		dir = path.Join(dir, path.Join(parts[:n]...))
+		rest = strings.TrimPrefix(p, dir+"/")
+		inner, ok := strings.CutPrefix(rest, "node_modules/")
+		if !ok {
+			break
+		}
+		dir, rest = path.Join(dir, "node_modules"), inner
+	}
+	raw, err := os.ReadFile(filepath.Join(host, filepath.FromSlash(dir), "package.json"))
+	if err != nil {
+		return "", false
+	}
+	var pkg struct{ Name, Version string }
+	if json.Unmarshal(raw, &pkg) != nil || pkg.Name == "" {
+		return "", false
+	}
+	scope, name, ok := strings.Cut(pkg.Name, "/")
+	if !ok {
+		scope, name = "", pkg.Name
+	}
+	return packageurl.NewPackageURL("npm", scope, name, pkg.Version, nil, "").ToString(), true
+}
