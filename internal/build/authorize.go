@@ -6,7 +6,6 @@ package build
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -52,27 +51,6 @@ type Executable struct {
 	Digest hallmark.Digest
 	Step   string
 }
-
-// Programs are the programs that ran, each path and digest once a step, by step
-// and path.
-func (s *Summary) Programs() []Executable {
-	var out []Executable
-	for _, st := range s.Steps {
-		seen := map[Executable]bool{}
-		for _, p := range st.Processes {
-			for _, x := range p.Execs {
-				seen[Executable{Path: string(x.Path), Digest: x.Digest, Step: st.Step}] = true
-			}
-		}
-		out = append(out, slices.SortedFunc(maps.Keys(seen), func(a, b Executable) int {
-			return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Digest, b.Digest))
-		})...)
-	}
-	return out
-}
-
-// Written are the contents that the build's processes left, sorted.
-func (s *Summary) Written() []hallmark.Digest { return slices.Sorted(maps.Keys(s.written)) }
 
 // Facts are what the build policy judges.
 type Facts struct {

@@ -29,6 +29,7 @@ type StepSummary struct {
 	Events    int64
 	Processes []Process // by number, from 1
 	Connects  []Connect
+	scripts   scripts
 }
 
 // Process is one process of a step.
@@ -99,13 +100,14 @@ func NewSummary() *Summary {
 // Add takes in the event log of one step; steps are added in their order. A log
 // that contradicts itself is an error.
 func (s *Summary) Add(step string, log io.Reader) error {
-	st := StepSummary{Step: step}
+	st := StepSummary{Step: step, scripts: newScripts()}
 	err := ReadEvents(log, func(e Event) error {
 		st.Events++
 		if err := st.process(e); err != nil {
 			return err
 		}
 		s.file(step, e)
+		st.scripts.event(step, e)
 		return nil
 	})
 	if err != nil {
