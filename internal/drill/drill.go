@@ -121,7 +121,7 @@ type Config struct {
 }
 
 // Catalogue lists every case, in order.
-func Catalogue() []Case { return slices.Concat(at12(), at14(), at17(), at19()) }
+func Catalogue() []Case { return slices.Concat(at03(), at12(), at13(), at14(), at15(), at17(), at19()) }
 
 // Attacks lists the ids that the catalogue has cases of.
 func Attacks() []string {
