@@ -372,7 +372,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
 		Dependencies: in.Dependencies.List, Tools: tools, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
-		Parameters: b.order.parameters, Requester: &b.order.requester,
+		Parameters: b.order.parameters, Requester: &b.order.requester, Rule: b.rule(in.Revision),
 	}
 	out := pipeline.BuildOutput{}
 	if finished {

@@ -23,11 +23,12 @@ type Request struct {
 // Rule is what the build policy permits of one request. The zero value permits
 // no program.
 type Rule struct {
-	Name     string
-	AnyTool  bool                         // programs of the platform are only recorded
-	Programs map[string][]hallmark.Digest // approved: path to digests
-	Digests  []hallmark.Digest            // approved at any path
-	Built    bool                         // the build may run what it wrote itself
+	Name      string
+	Inventory hallmark.Digest              // of the approved inventory; "" where tools are only recorded
+	AnyTool   bool                         // programs of the platform are only recorded
+	Programs  map[string][]hallmark.Digest // approved: path to digests
+	Digests   []hallmark.Digest            // approved at any path
+	Built     bool                         // the build may run what it wrote itself
 }
 
 // Permit finds the rule of the signed build policy that permits a request, or
