@@ -29,9 +29,9 @@ import (
 // traced is what the traces of a build come to.
 type traced struct {
 	trace    attest.Trace
-	logs     []hallmark.Digest // of each step; "" where there is none
-	executed []build.Executable
-	written  []hallmark.Digest
+	logs     []hallmark.Digest  // of each step; "" where there is none
+	programs []build.Executable // that ran, with the steps that ran them
+	written  []hallmark.Digest  // contents that the build wrote
 	reasons  []hallmark.Reason
 }
 
@@ -71,7 +71,7 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	if err != nil {
 		return out, err
 	}
-	out.executed, out.written = sum.Executed(), sum.Written()
+	out.programs, out.written = sum.Programs(), sum.Written()
 	describeProcesses(&out.trace, sum)
 	if err := b.materials(ctx, &out, sum, origins); err != nil {
 		return out, err

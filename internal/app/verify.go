@@ -286,10 +286,6 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if err := ofRef(inputs, cfg.Ref); err != nil {
 		return err
 	}
-	if err := ev.checkTrace(inputs); err != nil {
-		return err
-	}
-	res.Warnings = ev.warnings
 	if err := ofParameters(inputs, cfg.Parameters); err != nil {
 		return err
 	}
@@ -299,6 +295,10 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if cfg.Reproduced != nil {
 		res.Levels = append(slices.Clone(res.Levels), intoto.PropertyReproduced)
 	}
+	if err := ev.checkTrace(inputs); err != nil {
+		return err
+	}
+	res.Warnings = ev.warnings
 	levels := cfg.Levels
 	if len(levels) == 0 {
 		levels = []string{"SLSA_BUILD_LEVEL_1"} // the least that any allowed build reaches

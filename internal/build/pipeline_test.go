@@ -158,7 +158,11 @@ func TestAuthorize(t *testing.T) {
 	if d := Authorize(none, base); d.Allowed() {
 		t.Error("a policy without rules allowed a build")
 	}
-	// Without the agent nothing is known, and nothing passes.
+	// Nor does a rule that restricts no program pass over a missing trace.
+	p.Permit = func(Request) (Rule, *hallmark.Reason) { return Rule{AnyTool: true, Built: true}, nil }
+	if d := Authorize(p, base); !d.Allowed() {
+		t.Errorf("any tool: %+v", d)
+	}
 	base.TraceWhole = false
 	if d := Authorize(p, base); d.Allowed() {
 		t.Error("an untraced build was allowed")

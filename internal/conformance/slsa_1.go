@@ -161,7 +161,7 @@ func slsaBuild() []Requirement {
 			Who:     "platform",
 			Text:    "External parameters are fully enumerated: no way to influence the build from outside that is not listed.",
 			Attacks: []string{"AT-15"},
-			Missing: "external parameters are listed and unknown ones refused; that nothing else influences a local build (the host's toolchain) is not shown",
+			Missing: "external parameters are listed, each one given must be permitted by pipeline and build policy, and unknown ones are refused; that nothing else influences a local build (its operator has the machine) is not shown",
 		},
 		{
 			ID:       "B14",
