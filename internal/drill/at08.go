@@ -309,7 +309,7 @@ func fillDisk(ctx context.Context, g *ground, c Control) (effect, error) {
 }
 
 func daemonize(ctx context.Context, g *ground, c Control) (effect, error) {
-	text := strings.Replace(definition("setsid sh daemon.txt </dev/null >/dev/null 2>&1 & exec sleep 600", "true", "out/app"), "    - name: test", "      timeout: 3s\n    - name: test", 1)
+	text := strings.Replace(definition("setsid sh daemon.txt </dev/null >/dev/null 2>&1 & exec sleep 600", "true", "out/app"), "    - name: test", "      timeout: 5s\n    - name: test", 1)
 	r, err := g.project("daemon", map[string]string{"daemon.txt": "mkdir -p out; echo $$ > out/pid; exec sleep 600\n", pipeline.PipelineFile: text})
 	if err != nil {
 		return effect{}, err

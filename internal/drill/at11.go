@@ -177,7 +177,7 @@ func leftDaemon(ctx context.Context, g *ground, c Control) (effect, error) {
 	// Without a sandbox both builds see the directory; inside, each makes one.
 	at := "D='" + dir + "'; mkdir -p $D 2>/dev/null || { D=/tmp/d; mkdir -p $D; }\n"
 	daemon := at + "echo $$ > $D/pid\ni=0; while [ $i -lt 600 ]; do [ ! -e $D/work ] || echo poisoned > $D/work; sleep 0.1; i=$((i+1)); done\n"
-	use := at + "mkdir -p out; echo reviewed > $D/work; i=0; while [ $i -lt 30 ]; do if grep -q poisoned $D/work; then break; fi; sleep 0.1; i=$((i+1)); done; cp $D/work out/app; rm -f $D/work\n"
+	use := at + "mkdir -p out; echo reviewed > $D/work; i=0; while [ $i -lt 50 ]; do if grep -q poisoned $D/work; then break; fi; sleep 0.1; i=$((i+1)); done; cp $D/work out/app; rm -f $D/work\n"
 	files := map[string]string{"daemon.txt": daemon, "use.txt": use, pipeline.PipelineFile: definition("setsid sh daemon.txt </dev/null >/dev/null 2>&1 & mkdir -p out; echo planted > out/app", "test -s out/app", "out/app")}
 	attacker, err := g.project("daemon-attacker", files)
 	if err != nil {

