@@ -28,6 +28,11 @@ func givenParameters(raw json.RawMessage) error {
 	return nil
 }
 
+// AttributeBuildRule names, in an environment attestation, the rule of the build
+// policy that permitted the build; its target is the approved inventory of tools,
+// if the rule has one.
+const AttributeBuildRule = "BUILD_RULE"
+
 // A rebuild is the check of its own name; one that passed has this property
 // (SLSA v1.2, properties of verification summaries).
 const (

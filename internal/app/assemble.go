@@ -150,3 +150,14 @@ func (b *builder) keepImage(ctx context.Context, made *image.Made) ([]hallmark.D
 	}
 	return append(all, made.Base...), total, nil
 }
+
+// addImages adds image artifacts to the facts of a build.
+func addImages(f *attest.Build, images []assembled) []pipeline.ImageOutput {
+	var out []pipeline.ImageOutput
+	for _, i := range images {
+		out = append(out, i.output)
+		f.Artifacts = append(f.Artifacts, i.output.Artifact())
+		f.Images = append(f.Images, i.bases...)
+	}
+	return out
+}

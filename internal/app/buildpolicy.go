@@ -63,6 +63,16 @@ func (b *builder) allow(rev hallmark.Revision, def *build.Pipeline) (map[string]
 	return values, reasons
 }
 
+// rule is what the environment attestation says of the rule that permitted the
+// build.
+func (b *builder) rule(rev hallmark.Revision, def *build.Pipeline) *attest.Rule {
+	r, refused := b.parts.Permit(b.request(rev, def))
+	if refused != nil {
+		return nil
+	}
+	return &attest.Rule{Name: r.Name, Inventory: r.Inventory, BuiltPrograms: r.Built}
+}
+
 // refuse records a build that did not start.
 func (b *builder) refuse(rev hallmark.Revision, reasons []hallmark.Reason) pipeline.BuildOutput {
 	at := now()
@@ -87,7 +97,8 @@ func (h *Home) permit(q build.Request) (build.Rule, *hallmark.Reason) {
 		rule.AnyTool = true
 		return rule, nil
 	}
-	inv, err := h.inventory(h.document.Build.Inventories[r.Tools.Inventory])
+	rule.Inventory = h.document.Build.Inventories[r.Tools.Inventory]
+	inv, err := h.inventory(rule.Inventory)
 	if err != nil {
 		return build.Rule{}, &hallmark.Reason{
 			Code: hallmark.CodeBuildInventory, Check: "build", Message: fmt.Sprintf("the inventory %s of the rule %s: %s", r.Tools.Inventory, r.Name, err), Nearest: "rule " + r.Name, Field: "tools.inventory",

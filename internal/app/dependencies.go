@@ -116,7 +116,7 @@ func (r *room) Fetch(ctx context.Context, job intake.Job) (intake.Report, error)
 	if err := sandbox.Take(job.Out); err != nil {
 		return intake.Report{}, err
 	}
-	report := intake.Report{Stdout: out.b, Stderr: errs.b, ExitCode: rep.ExitCode, LimitHit: rep.LimitHit}
+	report := intake.Report{Stdout: out.b, Stderr: errs.b, ExitCode: rep.ExitCode, LimitHit: limitOf(rep)}
 	for _, e := range rep.Egress {
 		report.Egress = append(report.Egress, e.Address)
 	}

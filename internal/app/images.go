@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hallmark-sc/hallmark"
@@ -125,12 +126,37 @@ type kit struct {
 	env    map[string]string // of the image
 	images []attest.Image
 	ref    build.ImageRef
+	cache  string // directory that the build's cache begins with; empty: with nothing
 }
 
 // imageFault is a fault of an image that a pipeline names: it denies. Others are
 // the machine's.
 func imageFault(err error) bool {
-	return strings.HasPrefix(string(hallmark.CodeOf(err)), "IMAGE_")
+	return hallmark.CodeOf(err) == hallmark.CodeBuildImage || strings.HasPrefix(string(hallmark.CodeOf(err)), "IMAGE_")
+}
+
+// approved checks the images that a pipeline names against the policy, before
+// anything of them is read or run.
+func (h *Home) approved(def *build.Pipeline) error {
+	if h.params.AnyImage {
+		return nil
+	}
+	want := map[string]string{"host": "host"}
+	if def.Toolchain.Digest != "" {
+		want = map[string]string{string(def.Toolchain.Digest): def.Toolchain.String()}
+	}
+	for _, a := range def.Images {
+		if a.Base.Digest != "" {
+			want[string(a.Base.Digest)] = a.Base.String()
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(want)) {
+		if !slices.Contains(h.params.Images, d) {
+			return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeBuildImage, "the pipeline names %s, which build.images does not approve", want[d]),
+				"use an approved image, or hallmark policy set build.images=LIST")
+		}
+	}
+	return nil
 }
 
 // toolkit finds the toolchain that a pipeline names.
@@ -157,6 +183,10 @@ func (h *Home) toolkit(ctx context.Context, def *build.Pipeline) (kit, error) {
 	}
 	k.images = []attest.Image{{Role: attest.ImageToolchain, Name: def.Toolchain.Name, Digest: img.Digest, Manifest: img.Manifest}}
 	k.tools = imageTools(root, k.path)
+	if !slices.ContainsFunc(k.tools, func(t attest.Tool) bool { return t.Name == "sh" }) {
+		return k, hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeImageInvalid, "reading build.image: %s has no sh in its PATH, and steps are commands of a shell", def.Toolchain),
+			"name an image with a shell; as base of an artifact none is needed")
+	}
 	return k, nil
 }
 
@@ -290,6 +320,9 @@ func artifactAt(name string) (hallmark.Artifact, error) {
 	if err != nil {
 		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact: %w", err)
 	}
+	if _, err := os.Stat(filepath.Join(name, "index.json")); err != nil && st.IsDir() {
+		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact: %s is a directory, and no image layout", name)
+	}
 	if st.IsDir() {
 		if _, err := os.Stat(filepath.Join(name, "oci-layout")); err != nil {
 			return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact %s: it is a directory and no image layout", name)
@@ -301,9 +334,9 @@ func artifactAt(name string) (hallmark.Artifact, error) {
 		defer src.Close()
 		d, size, err := image.ReadSubject(src, image.Limits{})
 		if err != nil {
-			return hallmark.Artifact{}, fmt.Errorf("reading artifact %s: %w", name, err)
+			err = fmt.Errorf("reading artifact %s: %w", name, err)
 		}
-		return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, nil
+		return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, err
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -315,4 +348,25 @@ func artifactAt(name string) (hallmark.Artifact, error) {
 		return hallmark.Artifact{}, hallmark.Errorf(hallmark.KindInvalid, "reading artifact %s: %w", name, err)
 	}
 	return hallmark.Artifact{Name: filepath.Base(name), Digest: d, Size: size}, nil
+}
+
+// ImageTools are the tools of an image as build.tools approves them, NAME=sha256:HEX.
+func ImageTools(ctx context.Context, home, ref string) ([]string, error) {
+	if err := checkHome(home); err != nil {
+		return nil, err
+	}
+	r, err := image.ParseRef(ref)
+	if err != nil {
+		return nil, err
+	}
+	h := &Home{Layout: Layout{home}}
+	k, err := h.toolkit(ctx, &build.Pipeline{Toolchain: build.ImageRef{Name: r.Name, Digest: r.Digest}})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, t := range k.tools {
+		out = append(out, t.Name+"="+string(t.Digest))
+	}
+	return out, nil
 }

@@ -39,6 +39,7 @@ type InitConfig struct {
 	Threshold      int // of administrators who must sign a policy
 	Passphrase     []byte
 	Registries     map[string]string // kind (go, npm) to URL, for the first policy
+	Repositories   []string          // patterns of what the first policy lets be built; none: any
 }
 
 // InitResult says what the home is.
@@ -67,7 +68,8 @@ type identityFile struct {
 	PolicyKeys []string `json:"policyKeys,omitempty"`
 	Threshold  int      `json:"threshold,omitempty"`
 
-	Registries map[string]string `json:"registries,omitempty"`
+	Registries   map[string]string `json:"registries,omitempty"`
+	Repositories []string          `json:"repositories,omitempty"`
 }
 
 func (f identityFile) trustDomain() string { return f.ID + ".hallmark.internal" }
@@ -199,7 +201,7 @@ func existing(ctx context.Context, l Layout, cfg InitConfig) (InitResult, error)
 
 // firstPolicy is the policy that a home begins with.
 func firstPolicy(id identityFile) ([]byte, error) {
-	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Registries: id.Registries})
+	doc := policy.Default(policy.Options{AllowedSigners: id.AllowedSigners, IssuedOn: id.CreatedOn, Registries: id.Registries, Repositories: id.Repositories})
 	docJSON, err := doc.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("encoding the policy: %w", err)
@@ -291,7 +293,7 @@ func decideIdentity(l Layout, cfg InitConfig) (identityFile, error) {
 	if _, err := rand.Read(raw[:]); err != nil {
 		return id, hallmark.Errorf(hallmark.KindInternal, "drawing a home id: %w", err)
 	}
-	id.ID, id.Registries = hex.EncodeToString(raw[:]), cfg.Registries
+	id.ID, id.Registries, id.Repositories = hex.EncodeToString(raw[:]), cfg.Registries, cfg.Repositories
 	if b, err = json.MarshalIndent(id, "", "  "); err != nil {
 		return id, err
 	}

@@ -31,6 +31,7 @@ type BuildPlace struct {
 	// Trace is how the next step is recorded.
 	Trace  func() *sandbox.Trace
 	Mounts []sandbox.Mount
+	Layers []sandbox.Workspace
 	// Toolchain is what the steps run with.
 	Toolchain sandbox.Toolchain
 	HostID    int // user on the host of the steps
@@ -41,7 +42,7 @@ type BuildPlace struct {
 func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
 	s := sandbox.Spec{
 		Argv: []string{"sh", "-e", "-c", c.Script}, Env: slices.Clone(c.Env), Dir: Workspace, Stdout: out, Stderr: out,
-		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts),
+		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts), Layers: slices.Clone(p.Layers),
 		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace}, Trace: p.Trace(), Toolchain: p.Toolchain,
 	}
 	for i, secret := range c.Secrets {
@@ -96,6 +97,10 @@ type BuildParts struct {
 	Authorize func(build.Policy, build.Facts) hallmark.Decision
 	// Permit is the build policy: asked before anything runs, and by Authorize.
 	Permit build.Permit
+	// Secrets judges whether a revision may have what its steps name; Mask hides
+	// what they were given in what they print.
+	Secrets func(p *build.Pipeline, ref string, refs []string) []hallmark.Reason
+	Mask    func(out io.Writer, secrets map[string][]byte) build.Masker
 }
 
 func buildParts(r *room, h *Home) BuildParts {
@@ -103,6 +108,7 @@ func buildParts(r *room, h *Home) BuildParts {
 		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
 		Watch:  watchSource, Collect: build.Collect, Authorize: build.Authorize,
+		Secrets: build.JudgeSecrets, Mask: build.NewMask,
 	}
 }
 
@@ -116,7 +122,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil || made.parts.Permit == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

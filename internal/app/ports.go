@@ -305,7 +305,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if len(reasons) > 0 {
 		return b.refuse(in.Revision, reasons), nil
 	}
-	kit, err := b.home.toolkit(ctx, def)
+	err = b.home.approved(def)
+	var kit kit
+	if err == nil {
+		kit, err = b.home.toolkit(ctx, def)
+	}
 	if imageFault(err) {
 		return b.withoutImage(in, err), nil
 	}
@@ -315,7 +319,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	for i, name := range toolNames(kit.tools) {
 		kit.tools[i].Approved = slices.Contains(b.home.params.Tools, name)
 	}
-	if reasons := build.JudgeSecrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
+	if reasons := b.parts.Secrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
 		return b.refuse(in.Revision, reasons), nil
 	}
 	for _, name := range def.Needs() {
@@ -337,8 +341,21 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	}
 	place := BuildPlace{
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
-		Trace:  recordIn(traces, b.home.Digests()),
-		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
+		Trace: recordIn(traces, b.home.Digests()),
+	}
+	warmed, release, err := b.home.warmedCache()
+	if err != nil {
+		return pipeline.BuildOutput{}, err
+	}
+	defer release()
+	kit.cache = warmed
+	if warmed != "" {
+		if err := layDirectories(warmed, sandbox.Upper(cache), b.room.hostID); err != nil {
+			return pipeline.BuildOutput{}, err
+		}
+		place.Layers = []sandbox.Workspace{{Lower: warmed, Scratch: cache, Target: build.CacheDir}}
+	} else {
+		place.Mounts = []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}}
 	}
 	for _, m := range in.Dependencies.Mounts {
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
@@ -348,7 +365,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert}, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert, Mask: b.parts.Mask}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
@@ -356,7 +373,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, kit, scratch, swapped)
+	out, err := b.conclude(ctx, in, def, res, kit, scratch, swapped)
+	if err == nil && warmed != "" {
+		out.Facts.Platform["toolchainCache"] = filepath.Base(warmed)
+	}
+	return out, err
 }
 
 // conclude collects artifacts, keeps them and judges the facts.
@@ -367,7 +388,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
 		Dependencies: in.Dependencies.List, Tools: kit.tools, Images: kit.images, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
-		Parameters: b.order.parameters, Requester: &b.order.requester,
+		Parameters: b.order.parameters, Requester: &b.order.requester, Rule: b.rule(in.Revision, def),
 	}
 	f.Platform["image"] = kit.ref.String()
 	out := pipeline.BuildOutput{}
@@ -387,11 +408,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 				}
 				f.Artifacts = append(f.Artifacts, hallmark.Artifact{Name: o.Name, Digest: d, Size: int64(len(o.Data)), Mode: o.Mode})
 			}
-			for _, i := range images {
-				out.Images = append(out.Images, i.output)
-				f.Artifacts = append(f.Artifacts, i.output.Artifact())
-				f.Images = append(f.Images, i.bases...)
-			}
+			out.Images = addImages(&f, images)
 		}
 	}
 	traced, err := b.traced(ctx, in, kit, res, scratch)
@@ -420,7 +437,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
-		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.executed, Written: traced.written, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Written: traced.written, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons

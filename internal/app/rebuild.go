@@ -82,7 +82,9 @@ func Rebuild(ctx context.Context, cfg RebuildConfig) (Rebuilt, error) {
 	if err != nil {
 		return Rebuilt{}, err
 	}
-	r := rebuild{home: h, pc: pc, was: was, dir: ev.dir}
+	r := rebuild{home: h, pc: pc, was: was, dir: ev.dir, events: func() ([]build.StepLog, error) {
+		return custody{statements: was.all, blob: ev.traced}.events("sha256:" + was.artifacts[0].Digest.Hex())
+	}}
 	res, err := r.run(ctx, cfg.Out)
 	res.Same = ev.verifier.RootsDigest() == h.verifier.RootsDigest()
 	return res, errors.Join(err, done())
@@ -93,7 +95,8 @@ type attestation struct {
 	bundle     hallmark.Digest
 	external   intoto.ExternalParameters
 	provenance intoto.Provenance
-	artifacts  []hallmark.Artifact
+	artifacts  []hallmark.Artifact // at least one
+	all        []verify.Statement  // of the evidence
 }
 
 // attested finds the provenance of the evidence. Each result directory is of one
@@ -120,6 +123,12 @@ func (ev *evidence) attested() (attestation, error) {
 	for _, s := range found[0].Statement().Subject {
 		out.artifacts = append(out.artifacts, hallmark.Artifact{Name: s.Name, Digest: hallmark.Digest("sha256:" + s.Digest["sha256"])})
 	}
+	for _, s := range all {
+		out.all = append(out.all, s)
+	}
+	if len(out.artifacts) == 0 {
+		return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "the provenance names no artifact")
+	}
 	return out, nil
 }
 
@@ -140,6 +149,8 @@ type rebuild struct {
 	pc   pipeline.Config
 	was  attestation
 	dir  string // of the evidence
+	// events are the event logs of the build that was attested.
+	events func() ([]build.StepLog, error)
 }
 
 func (r *rebuild) run(ctx context.Context, out string) (Rebuilt, error) {
@@ -161,10 +172,11 @@ func (r *rebuild) run(ctx context.Context, out string) (Rebuilt, error) {
 	}
 	res.Artifacts = r.compare(made.Facts.Artifacts)
 	if len(reasons) == 0 {
-		if res.Difference, err = r.difference(made.Facts); err != nil {
-			return res, err
+		if reasons = r.differences(res); len(reasons) > 0 {
+			if res.Difference, err = r.difference(ctx, made.Facts); err != nil {
+				return res, err
+			}
 		}
-		reasons = r.differences(res)
 	}
 	res.Reasons = reasons
 	res.Reproduced = len(reasons) == 0 && made.Decision.Allowed() && len(res.Artifacts) > 0

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,9 +25,31 @@ import (
 type pipelineTimes struct{ started time.Time }
 
 // difference finds the first file that differs and who wrote it, when the event
-// logs of both builds are here.
-func (r *rebuild) difference(attest.Build) (*build.Difference, error) {
-	return nil, nil
+// logs of both builds are here. What it finds explains; that artifacts differ is
+// known without it.
+func (r *rebuild) difference(ctx context.Context, made attest.Build) (*build.Difference, error) {
+	attested, err := r.events()
+	if hallmark.KindOf(err) == hallmark.KindNotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var was, is []io.Reader
+	for _, l := range attested {
+		was = append(was, l.Log)
+	}
+	for _, s := range made.Steps {
+		if s.Events == "" {
+			return nil, nil
+		}
+		b, err := r.home.stores.blobs.Get(ctx, s.Events)
+		if err != nil {
+			return nil, fmt.Errorf("reading the event log of step %s: %w", s.Name, err)
+		}
+		is = append(is, bytes.NewReader(b))
+	}
+	return build.FirstDifference(was, is)
 }
 
 // sign states what came of a rebuild as an observation of this home.

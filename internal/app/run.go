@@ -228,7 +228,15 @@ func (r *room) Run(ctx context.Context, job scan.Job) (scan.Report, error) {
 	if err != nil {
 		return scan.Report{}, err
 	}
-	return scan.Report{Stdout: out.b, Stderr: errs.b, ExitCode: rep.ExitCode, LimitHit: rep.LimitHit, Egress: len(rep.Egress)}, nil
+	return scan.Report{Stdout: out.b, Stderr: errs.b, ExitCode: rep.ExitCode, LimitHit: limitOf(rep), Egress: len(rep.Egress)}, nil
+}
+
+// limitOf names the limit that ended a worker: hit, or gone.
+func limitOf(rep sandbox.Report) string {
+	if rep.LimitHit == "" && len(rep.Lost) > 0 {
+		return "vanished " + strings.Join(rep.Lost, ", ")
+	}
+	return rep.LimitHit
 }
 
 // bounded keeps the beginning of what is written.

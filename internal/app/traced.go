@@ -30,9 +30,9 @@ import (
 // traced is what the traces of a build come to.
 type traced struct {
 	trace    attest.Trace
-	logs     []hallmark.Digest // of each step; "" where there is none
-	executed []build.Executable
-	written  []hallmark.Digest
+	logs     []hallmark.Digest  // of each step; "" where there is none
+	programs []build.Executable // that ran, with the steps that ran them
+	written  []hallmark.Digest  // contents that the build wrote
 	reasons  []hallmark.Reason
 }
 
@@ -72,7 +72,7 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	if err != nil {
 		return out, err
 	}
-	out.executed, out.written = sum.Executed(), sum.Written()
+	out.programs, out.written = sum.Programs(), sum.Written()
 	describeProcesses(&out.trace, sum)
 	if err := b.materials(ctx, &out, sum, origins); err != nil {
 		return out, err
@@ -291,6 +291,12 @@ func (b *builder) origins(in pipeline.Input, k kit) (build.Origins, error) {
 	o.Places = append(o.Places, build.Place{Prefix: "/", Origin: build.OriginToolchain, Owner: packages})
 	for _, p := range []string{"/proc", "/dev", "/sys"} {
 		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginKernel})
+	}
+	if k.cache != "" {
+		o.Places = append(o.Places, build.Place{Prefix: build.CacheDir, Origin: build.OriginCache, Owner: func(p string) (string, bool) {
+			_, err := os.Lstat(filepath.Join(k.cache, p))
+			return "", err == nil
+		}})
 	}
 	for _, p := range sandbox.Furnished() {
 		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginSandbox})

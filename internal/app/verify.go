@@ -77,14 +77,19 @@ func denial(err error) (hallmark.Decision, bool) {
 func Verify(ctx context.Context, cfg VerifyConfig) (Verified, error) {
 	res := Verified{}
 	var err error
-	if res.Artifact, err = artifactAt(cfg.Artifact); err != nil {
+	if res.Artifact, err = artifactAt(cfg.Artifact); err != nil && hallmark.CodeOf(err) != hallmark.CodeImageDigest {
 		return res, err
 	}
+	other := err // the bytes of an image are not those that its digest names
 	ev, err := openEvidence(cfg)
 	if err != nil {
 		return res, err
 	}
 	res.Warnings, res.Roots = ev.warnings, ev.verifier.RootsDigest()
+	if other != nil {
+		res.Decision = deny(hallmark.CodeImageDigest, "%s", other)
+		return res, nil
+	}
 	if err := ev.judge(ctx, cfg, &res); err != nil {
 		if dec, ok := denial(err); ok {
 			res.Decision = dec
@@ -281,10 +286,6 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if err := ofRef(inputs, cfg.Ref); err != nil {
 		return err
 	}
-	if err := ev.checkTrace(inputs); err != nil {
-		return err
-	}
-	res.Warnings = ev.warnings
 	if err := ofParameters(inputs, cfg.Parameters); err != nil {
 		return err
 	}
@@ -294,6 +295,10 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if cfg.Reproduced != nil {
 		res.Levels = append(slices.Clone(res.Levels), intoto.PropertyReproduced)
 	}
+	if err := ev.checkTrace(inputs); err != nil {
+		return err
+	}
+	res.Warnings = ev.warnings
 	levels := cfg.Levels
 	if len(levels) == 0 {
 		levels = []string{"SLSA_BUILD_LEVEL_1"} // the least that any allowed build reaches

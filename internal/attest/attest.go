@@ -41,9 +41,17 @@ type Build struct {
 	Files        int             // files of the source tree
 	Manifest     hallmark.Digest // of the manifest of the source tree
 	Record       hallmark.CheckRecord
-	Trace        Trace
 	Parameters   map[string]string // external ones that were given
 	Requester    *intoto.Requester
+	Rule         *Rule // of the build policy, that permitted the build
+	Trace        Trace
+}
+
+// Rule is the rule of the build policy that permitted a build.
+type Rule struct {
+	Name          string
+	Inventory     hallmark.Digest // approved; "" where programs are only recorded
+	BuiltPrograms bool            // may run
 }
 
 // Step is one executed command.
@@ -165,6 +173,13 @@ func Environment(b Build) (intoto.Statement, error) {
 	s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_PLATFORM", Conditions: platform})
 	if r := b.Requester; r != nil {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_REQUESTER", Conditions: map[string]any{"principals": r.Principals, "authentication": r.Authentication, "user": r.User}})
+	}
+	if r := b.Rule; r != nil {
+		a := intoto.SCAIAttribute{Attribute: intoto.AttributeBuildRule, Conditions: map[string]any{"rule": r.Name, "builtPrograms": r.BuiltPrograms}}
+		if r.Inventory != "" {
+			a.Target = &intoto.ResourceDescriptor{Name: "inventory", Digest: sha256Of(r.Inventory)}
+		}
+		s.Attributes = append(s.Attributes, a)
 	}
 	for _, t := range b.Tools {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{

@@ -23,11 +23,12 @@ type Request struct {
 // Rule is what the build policy permits of one request. The zero value permits
 // no program.
 type Rule struct {
-	Name     string
-	AnyTool  bool                         // programs of the platform are only recorded
-	Programs map[string][]hallmark.Digest // approved: path to digests
-	Digests  []hallmark.Digest            // approved at any path
-	Built    bool                         // the build may run what it wrote itself
+	Name      string
+	Inventory hallmark.Digest              // of the approved inventory; "" where tools are only recorded
+	AnyTool   bool                         // programs of the platform are only recorded
+	Programs  map[string][]hallmark.Digest // approved: path to digests
+	Digests   []hallmark.Digest            // approved at any path
+	Built     bool                         // the build may run what it wrote itself
 }
 
 // Permit finds the rule of the signed build policy that permits a request, or
@@ -88,7 +89,12 @@ func (p Policy) permitted(f Facts) []hallmark.Reason {
 	if f.Request.Builder != f.BuilderID {
 		return []hallmark.Reason{{Code: hallmark.CodeBuildPlatform, Check: "build", Message: fmt.Sprintf("the build was permitted on %s and made by %s", f.Request.Builder, f.BuilderID)}}
 	}
+	// What ran is known from the agent's record alone: without one nothing counts,
+	// whatever the rule says of programs.
 	if !f.TraceWhole {
+		if slices.ContainsFunc(f.Reasons, func(r hallmark.Reason) bool { return r.Code == hallmark.CodeTraceIncomplete }) {
+			return nil // it has been said, with the cause
+		}
 		return []hallmark.Reason{{
 			Code: hallmark.CodeTraceIncomplete, Check: "build", Message: "nothing recorded the whole build, so what it ran is not known", Nearest: "rule " + rule.Name, Field: "tools",
 			Fix: "hallmark doctor says whether a tracing agent can attach here; build where one can",

@@ -125,12 +125,13 @@ func writesAt(logs []io.Reader, i int) (writes, error) {
 	return w, err
 }
 
-// nameOf is what a file is called in both builds.
+// nameOf is what a file is called in both builds. A path is a label: an engine may
+// tell a file of the workspace by its path in the workspace's own file system.
 func nameOf(file, program string) string {
 	for _, d := range []string{"/tmp/", "/dev/shm/"} {
 		if strings.HasPrefix(file, d) {
 			return d + "*" + path.Ext(file) + " by " + program
 		}
 	}
-	return file
+	return strings.TrimPrefix(file, "/workspace")
 }

@@ -28,7 +28,14 @@ type mask struct {
 
 const masked = "***"
 
-func newMask(out io.Writer, secrets map[string][]byte) *mask {
+// Masker hides secrets in what is written through it. Flush writes the end.
+type Masker interface {
+	io.Writer
+	Flush() error
+}
+
+// NewMask returns the mask of these secrets, by name, before out.
+func NewMask(out io.Writer, secrets map[string][]byte) Masker {
 	m := &mask{out: out}
 	seen := map[string]bool{}
 	for _, value := range secrets {
@@ -113,8 +120,8 @@ func (m *mask) Write(p []byte) (int, error) {
 	return len(p), m.drain(false)
 }
 
-// flush writes what is kept; nothing may be written afterwards.
-func (m *mask) flush() error {
+// Flush writes what is kept; nothing may be written afterwards.
+func (m *mask) Flush() error {
 	return m.drain(true)
 }
 

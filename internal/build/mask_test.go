@@ -19,13 +19,13 @@ const canary = "s3cr3t/Canary+42%é\"x"
 func masking(t *testing.T, secrets map[string][]byte, pieces ...string) string {
 	t.Helper()
 	var out bytes.Buffer
-	m := newMask(&out, secrets)
+	m := NewMask(&out, secrets)
 	for _, p := range pieces {
 		if _, err := m.Write([]byte(p)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := m.flush(); err != nil {
+	if err := m.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()

@@ -85,7 +85,7 @@ func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
 			best, rest = &o.Places[i], rel
 		}
 	}
-	if best != nil {
+	if best != nil && !(best.Origin == OriginCache && r.after) {
 		if best.Owner == nil {
 			return best.Origin, ""
 		}
@@ -96,7 +96,7 @@ func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
 	// Where nothing was before, everything is the build's. Elsewhere content is its
 	// own only if it was seen to write it before.
 	for _, dir := range o.Empty {
-		if _, ok := below(string(r.Path), dir); ok && (best == nil || len(best.Prefix) < len(dir)) {
+		if _, ok := below(string(r.Path), dir); ok && (best == nil || len(best.Prefix) <= len(dir)) {
 			return OriginBuild, ""
 		}
 	}

@@ -68,9 +68,10 @@ func FuzzParsePipeline(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("a: &a [*a]"))
 	f.Add([]byte("- \x00"))
+	f.Add([]byte(withImage))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := ParsePipeline("p.yaml", b)
-		if err == nil && (len(p.Steps) == 0 || len(p.Artifacts) == 0) {
+		if err == nil && (len(p.Steps) == 0 || len(p.Artifacts)+len(p.Images) == 0) {
 			t.Errorf("accepted a pipeline without steps or artifacts")
 		}
 	})
@@ -157,7 +158,11 @@ func TestAuthorize(t *testing.T) {
 	if d := Authorize(none, base); d.Allowed() {
 		t.Error("a policy without rules allowed a build")
 	}
-	// Without the agent nothing is known, and nothing passes.
+	// Nor does a rule that restricts no program pass over a missing trace.
+	p.Permit = func(Request) (Rule, *hallmark.Reason) { return Rule{AnyTool: true, Built: true}, nil }
+	if d := Authorize(p, base); !d.Allowed() {
+		t.Errorf("any tool: %+v", d)
+	}
 	base.TraceWhole = false
 	if d := Authorize(p, base); d.Allowed() {
 		t.Error("an untraced build was allowed")

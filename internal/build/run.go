@@ -120,6 +120,7 @@ type Given struct {
 	Timeout time.Duration     // of a step
 	Secrets map[string][]byte // by name; a step gets those that it names
 	Alert   func(step string, e Egress)
+	Mask    func(out io.Writer, secrets map[string][]byte) Masker // nil is NewMask
 }
 
 // Run runs the steps in order and stops at the first that fails. An error means
@@ -143,9 +144,9 @@ func Run(ctx context.Context, engine Engine, p *Pipeline, given Given, clock fun
 		}
 		log := &head{max: maxLog}
 		// A step may print what an earlier one had, so all are masked in all.
-		masked := newMask(log, given.Secrets)
+		masked := given.mask(log)
 		rep, err := engine.Run(ctx, c, masked)
-		masked.flush()
+		err = errors.Join(err, masked.Flush())
 		if err != nil {
 			return r, fmt.Errorf("running step %s: %w", s.Name, err)
 		}
@@ -157,6 +158,13 @@ func Run(ctx context.Context, engine Engine, p *Pipeline, given Given, clock fun
 	}
 	r.FinishedOn = clock()
 	return r, nil
+}
+
+func (g Given) mask(out io.Writer) Masker {
+	if g.Mask == nil {
+		return NewMask(out, g.Secrets)
+	}
+	return g.Mask(out, g.Secrets)
 }
 
 // merge keeps a guarantee only if it held in every step.

@@ -29,6 +29,7 @@ type StepSummary struct {
 	Events    int64
 	Processes []Process // by number, from 1
 	Connects  []Connect
+	scripts   scripts
 }
 
 // Process is one process of a step.
@@ -99,13 +100,14 @@ func NewSummary() *Summary {
 // Add takes in the event log of one step; steps are added in their order. A log
 // that contradicts itself is an error.
 func (s *Summary) Add(step string, log io.Reader) error {
-	st := StepSummary{Step: step}
+	st := StepSummary{Step: step, scripts: newScripts()}
 	err := ReadEvents(log, func(e Event) error {
 		st.Events++
 		if err := st.process(e); err != nil {
 			return err
 		}
 		s.file(step, e)
+		st.scripts.event(step, e)
 		return nil
 	})
 	if err != nil {
@@ -175,37 +177,3 @@ func (s *Summary) Writes() []*Write {
 
 // Wrote reports whether a process of the build wrote this content.
 func (s *Summary) Wrote(d hallmark.Digest) bool { return s.written[d] }
-
-// Saw reports whether the trace knows this content: some process read or wrote
-// it.
-func (s *Summary) Saw(d hallmark.Digest) bool {
-	if s.written[d] {
-		return true
-	}
-	for v := range s.reads {
-		if v.digest == d {
-			return true
-		}
-	}
-	return false
-}
-
-// Executed are the programs that ran, each path and digest once in a step.
-func (s *Summary) Executed() []Executable {
-	var out []Executable
-	for _, st := range s.Steps {
-		seen := map[version]bool{}
-		for _, p := range st.Processes {
-			for _, x := range p.Execs {
-				if v := (version{x.Path, x.Digest}); !seen[v] {
-					seen[v] = true
-					out = append(out, Executable{Path: string(x.Path), Digest: x.Digest, Step: st.Step})
-				}
-			}
-		}
-	}
-	return out
-}
-
-// Written are the contents that processes of the build left in files.
-func (s *Summary) Written() []hallmark.Digest { return slices.Sorted(maps.Keys(s.written)) }

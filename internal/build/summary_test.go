@@ -109,7 +109,7 @@ func TestSummary(t *testing.T) {
 	if d := cmp.Diff(want, s.Steps[0].Processes); d != "" {
 		t.Error(d)
 	}
-	if len(s.Steps[0].Connects) != 1 || len(s.Unstable) != 1 || len(s.Executed()) != 1 {
+	if len(s.Steps[0].Connects) != 1 || len(s.Unstable) != 1 || len(s.Programs()) != 1 {
 		t.Errorf("summary %+v", s)
 	}
 	list, n, untraced, err := Products(s, map[Raw]hallmark.Digest{"/tmp/a.o": of("object"), "/workspace/copy": of("libc"), "/workspace/ghost": of("from nowhere")})

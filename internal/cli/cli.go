@@ -156,7 +156,7 @@ Exit codes: 0 done or allowed, 1 could not decide or failed, 2 usage, 3 denied.`
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print a stream of typed messages, one JSON object a line")
 	root.AddCommand(
 		initCommand(s), runCommand(s), rebuildCommand(s), verifyCommand(s), explainCommand(s), replayCommand(s),
-		logCommand(s), policyCommand(s), imageCommand(s), advisoriesCommand(s), reportCommand(s), drillCommand(s),
+		logCommand(s), policyCommand(s), imageCommand(s), advisoriesCommand(s), reportCommand(s), drillCommand(s), cacheCommand(s),
 		doctorCommand(s), schemaCommand(s), versionCommand(s),
 	)
 	wrapArgs(root)

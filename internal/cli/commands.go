@@ -132,6 +132,7 @@ in DIR (default: the current directory) instead.`,
 	cmd.Flags().StringArrayVar(&cfg.Administrators, "administrator", nil, "NAME=FILE of an administrator and the public half of the key (repeat); only NAME with --single-operator (default: the first allowed signer)")
 	cmd.Flags().IntVar(&cfg.Threshold, "threshold", 0, "how many administrators must sign a policy, 2 or more")
 	cmd.Flags().StringArrayVar(&registry, "registry", nil, "where dependencies are fetched from, go=URL or npm=URL (default: what the client on this machine is set to, or none)")
+	cmd.Flags().StringArrayVar(&cfg.Repositories, "repository", nil, "URI, or pattern of URIs, of a repository that may be built (repeat; default: any)")
 	cmd.Flags().BoolVar(&repo, "repo", false, "write a starter pipeline definition for a project instead")
 	passphraseFlag(cmd, &passFile)
 	return cmd

@@ -4,6 +4,8 @@
 package cli
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-sc/hallmark/internal/app"
@@ -43,6 +45,30 @@ then names it: image: NAME@sha256:DIGEST.`,
 	}
 	imp.Flags().StringArrayVar(&cfg.Platforms, "platform", nil, "OS/ARCHITECTURE of an index to import (repeat; default: this machine's)")
 	imp.Flags().StringVar(&cfg.Digest, "digest", "", "which image, when a layout names several")
-	cmd.AddCommand(imp)
+	cmd.AddCommand(imp, imageToolsCommand(s))
 	return cmd
+}
+
+func imageToolsCommand(s *streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "tools NAME@sha256:DIGEST",
+		Short: "print the tools of an image, as build.tools approves them",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := s.homeDir()
+			if err != nil {
+				return err
+			}
+			tools, err := app.ImageTools(cmd.Context(), home, args[0])
+			if err != nil {
+				return err
+			}
+			if s.json {
+				s.message(map[string]any{"type": "tools", "image": args[0], "tools": append([]string{}, tools...)})
+				return nil
+			}
+			s.print("build.tools=%s", strings.Join(tools, ","))
+			return nil
+		},
+	}
 }

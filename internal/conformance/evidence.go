@@ -20,6 +20,7 @@ type Item struct {
 	Check         string           // the check whose record the statement carries; may be empty
 	Outcome       hallmark.Outcome // of that check, or of a VSA; fail where isolation was incomplete; else unset
 	BuilderID     string           // of SLSA provenance
+	Restricted    bool             // the build ran under a rule with an approved inventory
 	Approved      bool             // every tool of an environment is in the policy's inventory
 	InLog         bool             // its digest resolves in the log
 }
@@ -81,7 +82,7 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 	case intoto.PredicateSCAI:
 		var scai intoto.SCAI
 		err = json.Unmarshal(st.Predicate, &scai)
-		it.Name, it.Approved = scai.Name, approved(scai.Attributes)
+		it.Name, it.Approved, it.Restricted = scai.Name, approved(scai.Attributes), slices.ContainsFunc(scai.Attributes, restricted)
 		if slices.ContainsFunc(scai.Attributes, guaranteeAbsent) {
 			it.Outcome = hallmark.Fail
 		}
@@ -111,6 +112,11 @@ func approved(all []intoto.SCAIAttribute) bool {
 	return slices.ContainsFunc(all, is(intoto.AttributeToolApproved)) && !slices.ContainsFunc(all, is(intoto.AttributeTool))
 }
 
+// restricted reports whether a says that the rule of the build names an inventory.
+func restricted(a intoto.SCAIAttribute) bool {
+	return a.Attribute == intoto.AttributeBuildRule && a.Target != nil && a.Target.Digest["sha256"] != ""
+}
+
 // guaranteeAbsent reports whether a says that an isolation guarantee did not
 // hold; the name is that of the environment attestation (docs/predicates).
 func guaranteeAbsent(a intoto.SCAIAttribute) bool { return a.Attribute == "ISOLATION_GUARANTEE_ABSENT" }
@@ -138,6 +144,7 @@ type Selector struct {
 	PredicateType string
 	Name          string // of the statement, where several kinds share a type
 	Check         string // the check; its outcome must be pass
+	Restricted    bool   // the rule of the build must have an approved inventory
 	Approved      bool   // every tool must be of the approved inventory
 	AnyResult     bool   // the result is not what the row is about (a denial is logged too)
 }
@@ -151,6 +158,8 @@ func (s Selector) matches(it Item) bool {
 // holds reports whether it, which matches s, says what the row needs.
 func (s Selector) holds(it Item) bool {
 	switch {
+	case s.Restricted:
+		return it.Restricted && it.Outcome != hallmark.Fail
 	case s.Approved:
 		return it.Approved && it.Outcome != hallmark.Fail
 	case s.AnyResult:
@@ -180,6 +189,9 @@ func sast() Selector    { return Selector{PredicateType: intoto.PredicateTestRes
 func sbom() Selector    { return Selector{PredicateType: intoto.PredicateTestResult, Check: "sbom"} }
 func tests() Selector   { return Selector{PredicateType: intoto.PredicateTestResult, Check: "tests"} }
 func sca() Selector     { return Selector{PredicateType: intoto.PredicateVulns, Check: "sca"} }
+func imageScan() Selector {
+	return Selector{PredicateType: intoto.PredicateTestResult, Check: "image"}
+}
 func build() Selector {
 	return Selector{PredicateType: intoto.PredicateLink, Name: intoto.NameProcess, Check: "build"}
 }
@@ -202,6 +214,14 @@ func isolated() Selector {
 func approvedTools() Selector {
 	sel := isolated()
 	sel.Approved = true
+	return sel
+}
+
+// restrictedTools is the environment of a build under a rule that has an approved
+// inventory: what it ran was compared with it.
+func restrictedTools() Selector {
+	sel := isolated()
+	sel.Restricted = true
 	return sel
 }
 func artifacts() Selector {

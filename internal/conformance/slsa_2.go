@@ -321,9 +321,9 @@ func slsaVerify() []Requirement {
 			Who:      "Expectations",
 			Text:     "`builder.id`, canonical source repository, `buildType`, `externalParameters` equal the expected values for the package name; unrecognized `externalParameters` fail.",
 			Attacks:  []string{"AT-15"},
-			Rule:     "BUILDER_MISMATCH, REVISION_MISMATCH (repository and commit), EXTERNAL_PARAMETERS_UNEXPECTED",
+			Rule:     "BUILDER_MISMATCH, REVISION_MISMATCH (repository and commit), EXTERNAL_PARAMETERS_UNEXPECTED; BUILD_NOT_PERMITTED and BUILD_PARAMETER_REFUSED where the signed build policy does not permit what the provenance says",
 			Evidence: []Selector{provenance(), decision()},
-			Tests:    []string{"script/verify-slsa", "verify.TestVerifyRefuses"},
+			Tests:    []string{"script/verify-slsa", "script/build-policy", "verify.TestVerifyRefuses"},
 		},
 		{
 			ID:       "V06",

@@ -57,6 +57,11 @@ func at12() []Case {
 			Control: "links that leave the tree are not exported", Stops: hallmark.CodeSourceObjectInvalid,
 			Residual: "links inside the tree, which lead to what was signed too", attack: linkedDefinition,
 		},
+		{
+			Attack: "AT-12", Letter: "g", Does: "a builder that is compromised as a whole poisons a release and signs it",
+			Control: "the consumer asks for a rebuild by an honest builder that gave the same bytes", Stops: hallmark.CodeBuildNotReproduced,
+			Residual: "all rebuilders compromised alike; builds that are not reproducible can't be released so", attack: compromisedBuilder,
+		},
 	}
 }
 

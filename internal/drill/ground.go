@@ -37,6 +37,7 @@ type ground struct {
 	promises []string // guarantees that the policy asks of a build
 	verifier *verify.Verifier
 	outs     int
+	secrets  []string       // NAME=FILE of a run
 	kept     map[string]any // results that several cases look at
 	closers  []func() error
 	lock     *os.File // held as long as the directory is in use
@@ -146,7 +147,10 @@ func keep[T any](g *ground, name string, make func() (T, error)) (T, error) {
 }
 
 // repository is a project of an attacker who may commit, or of his victim.
-type repository struct{ dir, commit, uri string }
+type repository struct {
+	dir, commit, uri string
+	parameters       map[string]string // that a build of it is given
+}
 
 // project makes a signed repository, once; files holds its content by path.
 func (g *ground) project(name string, files map[string]string) (repository, error) {
@@ -228,7 +232,7 @@ func (g *ground) runIn(ctx context.Context, home app.Layout, r repository, chang
 	defer h.Close()
 	g.outs++
 	out := g.path("out", fmt.Sprint(g.outs))
-	pc, done, err := h.Pipeline(ctx, app.RunConfig{Home: home.Home, Repo: r.dir, Out: out, CommittedOnly: true})
+	pc, done, err := h.Pipeline(ctx, app.RunConfig{Home: home.Home, Repo: r.dir, Out: out, CommittedOnly: true, Secrets: g.secrets, Parameters: r.parameters})
 	if err != nil {
 		return f, err
 	}

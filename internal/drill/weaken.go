@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -73,7 +74,11 @@ func (e unboxed) Run(ctx context.Context, c build.Command, out io.Writer) (build
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-e", "-c", c.Script)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, c.Env, out, out
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, e.environment(c), out, out
+	// A secret is a variable here, as on most runners.
+	for _, s := range c.Secrets {
+		cmd.Env = append(cmd.Env, s.Name+"="+string(s.Value))
+	}
 	r := build.CommandReport{StartedOn: clock()}
 	var exit *exec.ExitError
 	if err := cmd.Run(); errors.As(err, &exit) {
@@ -86,6 +91,26 @@ func (e unboxed) Run(ctx context.Context, c build.Command, out io.Writer) (build
 		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: name, Holds: true, Detail: "declared"})
 	}
 	return r, nil
+}
+
+// environment is that of the command, with the directories of a sandbox replaced
+// by ones that go with the build.
+func (e unboxed) environment(c build.Command) []string {
+	home := filepath.Join(filepath.Dir(e.place.Scratch), "home")
+	env := []string{}
+	for _, v := range c.Env {
+		k, _, _ := strings.Cut(v, "=")
+		switch k {
+		case "HOME":
+			v = k + "=" + home
+		case "GOCACHE":
+			v = k + "=" + filepath.Join(home, "go-cache")
+		case "TMPDIR":
+			v = k + "=" + os.TempDir()
+		}
+		env = append(env, v)
+	}
+	return env
 }
 
 // believing is an engine that takes the exit status from a file which the step
@@ -182,4 +207,42 @@ func gitEnv() []string {
 // Run implements build.Engine.
 func (e failing) Run(context.Context, build.Command, io.Writer) (build.CommandReport, error) {
 	return build.CommandReport{}, e.err
+}
+
+// Run implements build.Engine.
+func (e hearing) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
+	c.Alert = func(a build.Egress) { *e.heard = append(*e.heard, a) }
+	r, err := e.Engine.Run(ctx, c, out)
+	if e.deaf {
+		r.Egress = nil
+	}
+	return r, err
+}
+
+// aftermath looks around when a step is over.
+type aftermath struct {
+	build.Engine
+	look func() error
+}
+
+// Run implements build.Engine.
+func (e aftermath) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
+	r, err := e.Engine.Run(ctx, c, out)
+	return r, errors.Join(err, e.look())
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// endProcess ends the process whose number a file holds: one that a case without
+// its control left.
+func endProcess(file string) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && pid > 1 {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
 }

@@ -288,6 +288,11 @@ func (i *Image) read(blobs Blobs, m *v1.Manifest) error {
 	if c.OS != i.Platform.OS || c.Architecture != i.Platform.Architecture {
 		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeImageInvalid, "image %s is for %.40s/%.40s, wanted is %s", i.Manifest, c.OS, c.Architecture, i.Platform)
 	}
+	for _, e := range c.Config.Env {
+		if !strings.Contains(e, "=") || strings.ContainsRune(e, 0) {
+			return invalid("configuration %s: variable %.100q can't be set", i.config, e)
+		}
+	}
 	i.Config = c.Config
 	for n, l := range m.Layers {
 		if !knownLayer(l.MediaType) {

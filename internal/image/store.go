@@ -169,7 +169,7 @@ func (s *Store) Root(ctx context.Context, img *Image) (Root, error) {
 	roots := filepath.Join(s.dir, "roots")
 	home := filepath.Join(roots, img.Manifest.Hex())
 	dir := filepath.Join(home, "rootfs") // the kernel renames no directory that we may not write
-	if _, err := os.Lstat(dir); err == nil {
+	if _, err := os.Lstat(home); err == nil {
 		err := tree.Verify(ctx, dir)
 		if err == nil {
 			return Root{Dir: dir, Tree: tree}, nil

@@ -111,6 +111,9 @@ var ErrAltered = errors.New("the unpacked tree is not the image's")
 // Verify reads an unpacked tree whole and compares it with t: every name, type,
 // mode, link and byte, and nothing besides.
 func (t *Tree) Verify(ctx context.Context, dir string) error {
+	if st, err := os.Lstat(dir); err != nil || !st.IsDir() { // a link could lead elsewhere tomorrow
+		return fmt.Errorf("reading an unpacked image: %s: %w", dir, ErrAltered)
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("reading an unpacked image: %w", err)

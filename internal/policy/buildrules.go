@@ -61,8 +61,8 @@ type BuildTools struct {
 // BuildParameter is what one external parameter may be: one of Values, or what
 // the whole of Pattern (RE2) fits. Exactly one of them is set.
 type BuildParameter struct {
-	Values  []string `json:"values,omitempty" yaml:"values"`
-	Pattern string   `json:"pattern,omitempty" yaml:"pattern"`
+	Values  []string `json:"values,omitempty" yaml:"values,omitempty"`
+	Pattern string   `json:"pattern,omitempty" yaml:"pattern,omitempty"`
 }
 
 // The words of build rules.
@@ -156,6 +156,12 @@ func (b *BuildRules) whole() {
 		}
 		if r.Parameters == nil {
 			r.Parameters = map[string]BuildParameter{}
+		}
+		for name, p := range r.Parameters {
+			if len(p.Values) == 0 {
+				p.Values = nil
+			}
+			r.Parameters[name] = p
 		}
 	}
 }

@@ -63,7 +63,7 @@ const BuildSection = "build"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "checks.images"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -109,6 +109,7 @@ func Table() []Parameter {
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
 		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package fails; record: it is only listed", oneOf("deny", "record")},
 		{"build.secrets", "none", "refs whose builds are given the secrets that their steps name, such as refs/heads/main, or none", func(s string) error { _, err := parseRefs(s); return err }},
+		{"build.images", "recorded", "recorded: images that builds are made in and from are only recorded; else the approved ones, each sha256:HEX, and host for the machine's own toolchain", func(s string) error { _, _, err := parseImages(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -475,6 +476,8 @@ type Parameters struct {
 	Tools                                      []string          // approved, NAME=HEX
 	AnyTool                                    bool              // tools are only recorded
 	SecretRefs                                 []string          // whose builds may have secrets
+	Images                                     []string          // approved: host, or sha256:HEX
+	AnyImage                                   bool              // images are only recorded
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -511,6 +514,8 @@ func (d Document) Typed() (Parameters, error) {
 	p.Tools, p.AnyTool, err = parseTools(d.Value("build.tools"))
 	note(err)
 	p.SecretRefs, err = parseRefs(d.Value("build.secrets"))
+	note(err)
+	p.Images, p.AnyImage, err = parseImages(d.Value("build.images"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
 	p.Unexplained = d.Value("build.unexplained") == "record"

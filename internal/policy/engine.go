@@ -207,7 +207,7 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 	}
 	input := map[string]any{
 		"now": nanos(v.Clock), "subjects": subjects, "revision": v.Revision, "statements": timed, "required": e.required(images), "images": digests, "builders": e.params.Builders,
-		"tools": append([]string{}, e.params.Tools...), "anyTool": e.params.AnyTool, "scansMaxAge": e.params.ScansMaxAge.Nanoseconds(), "advisoriesMaxAge": e.params.AdvisoriesMaxAge.Nanoseconds(),
+		"tools": append([]string{}, e.params.Tools...), "anyTool": e.params.AnyTool, "approvedImages": append([]string{}, e.params.Images...), "anyImage": e.params.AnyImage, "scansMaxAge": e.params.ScansMaxAge.Nanoseconds(), "advisoriesMaxAge": e.params.AdvisoriesMaxAge.Nanoseconds(),
 		"thresholds":  map[string]int{"severity": int(e.params.Severity), "confidence": int(e.params.Confidence)},
 		"severities":  map[string]int{"info": 1, "low": 2, "medium": 3, "high": 4, "critical": 5},
 		"confidences": map[string]int{"low": 1, "medium": 2, "high": 3},

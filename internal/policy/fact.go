@@ -27,7 +27,8 @@ type fact struct {
 	External      *intoto.ExternalParameters  `json:"external,omitempty"`
 	StartedOn     time.Time                   `json:"startedOn,omitzero"`
 	FinishedOn    time.Time                   `json:"finishedOn,omitzero"`
-	Tools         []string                    `json:"tools"` // of an environment: NAME=HEX
+	Tools         []string                    `json:"tools"`  // of an environment: NAME=HEX
+	Images        []string                    `json:"images"` // of an environment or of materials: host, or sha256:HEX
 	MaxLevel      string                      `json:"-"`
 	Requesters    []string                    `json:"-"`     // of a build: every principal of who asked for it
 	Image         string                      `json:"-"`     // it was built on
@@ -100,6 +101,7 @@ func factOf(s verify.Statement) (fact, error) {
 			return f, err
 		}
 		f.Name = l.Name
+		f.Images = imagesOf(l.Materials)
 	case intoto.PredicateSCAI:
 		l, err := intoto.DecodePredicate[intoto.SCAI](st)
 		if err != nil {
@@ -107,6 +109,9 @@ func factOf(s verify.Statement) (fact, error) {
 		}
 		f.Name = l.Name
 		for _, a := range l.Attributes {
+			if hostImage(a) {
+				f.Images = append(f.Images, "host")
+			}
 			if (a.Attribute == intoto.AttributeTool || a.Attribute == intoto.AttributeToolApproved) && a.Target != nil {
 				f.Tools = append(f.Tools, a.Target.Name+"="+a.Target.Digest["sha256"])
 			}

@@ -4,10 +4,12 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/intoto"
 )
 
 // imagesIn are the images among what statements are about. The statements of the
@@ -49,4 +51,40 @@ func (e *Engine) required(images []hallmark.Artifact) []string {
 		}
 	}
 	return out
+}
+
+// parseImages reads the approved images; anything is true where they are only
+// recorded.
+func parseImages(s string) (approved []string, anything bool, err error) {
+	if s == "recorded" {
+		return nil, true, nil
+	}
+	if err := nonEmpty(s); err != nil {
+		return nil, false, err
+	}
+	for _, w := range splitList(s) {
+		if w != "host" && hallmark.Digest(w).Check() != nil {
+			return nil, false, fmt.Errorf("%.120q: want recorded, or a list of sha256:HEX and host", w)
+		}
+		approved = append(approved, w)
+	}
+	return approved, false, nil
+}
+
+// imagesOf reads from a statement of materials or of the environment which images
+// a build was made in and from.
+func imagesOf(materials []intoto.ResourceDescriptor) []string {
+	out := []string{}
+	for _, m := range materials {
+		if role, _ := m.Annotations["role"].(string); role == "toolchain-image" || role == "base-image" {
+			out = append(out, "sha256:"+m.Digest["sha256"])
+		}
+	}
+	return out
+}
+
+// hostImage is what an environment says when its steps ran in no image.
+func hostImage(a intoto.SCAIAttribute) bool {
+	image, _ := a.Conditions["image"].(string)
+	return a.Attribute == "BUILD_PLATFORM" && image == "host"
 }

@@ -23,6 +23,7 @@ func lab(t testing.TB) (*Engine, Verdict, []fact) {
 		t.Fatal(err)
 	}
 	e.params.Tools, e.params.AnyTool = []string{"go=bb"}, false
+	e.params.Images, e.params.AnyImage = []string{"sha256:approved"}, false
 	rev := hallmark.Revision{Repository: "https://example.org/app", Commit: strings.Repeat("a", 40), Tree: strings.Repeat("b", 40)}
 	art := hallmark.Artifact{Name: "app", Digest: hallmark.DigestOf([]byte("app")), Size: 3}
 	v := Verdict{Clock: clock, Revision: rev, Subjects: []hallmark.Artifact{art}}
@@ -150,6 +151,11 @@ func TestEachFactDenies(t *testing.T) {
 		"other source":              {func(_ *Verdict, f []fact) { f[12].External.Repository = "https://example.org/fork" }, hallmark.CodeRevisionMismatch},
 		"other bytes":               {func(v *Verdict, _ []fact) { v.Subjects[0].Digest = hallmark.DigestOf([]byte("other")) }, hallmark.CodeSubjectMismatch},
 		"other time":                {func(_ *Verdict, f []fact) { f[6].Check.StartedOn = clock }, hallmark.CodeEvidenceTime},
+		"image of nobody's choice":  {func(_ *Verdict, f []fact) { f[7].Images = []string{"sha256:other"} }, hallmark.CodeBuildImage},
+		"toolchain of the host":     {func(_ *Verdict, f []fact) { f[8].Images = []string{"host"} }, hallmark.CodeBuildImage},
+		"image nobody scanned":      {func(_ *Verdict, f []fact) { f[9].Subjects[0].MediaType = ociManifest }, hallmark.CodeEvidenceMissing},
+		"image in the provenance":   {func(_ *Verdict, f []fact) { f[12].Subjects[0].MediaType = ociManifest }, hallmark.CodeEvidenceMissing},
+		"image in the verdict":      {func(v *Verdict, _ []fact) { v.Subjects[0].MediaType = ociManifest }, hallmark.CodeEvidenceMissing},
 		"no artifact":               {func(v *Verdict, _ []fact) { v.Subjects = nil }, hallmark.CodeNoEvidenceForArtifact},
 	} {
 		e, v, facts := lab(t)

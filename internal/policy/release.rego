@@ -272,6 +272,15 @@ reasons contains reason("BUILD_TOOL_NOT_APPROVED", "build", sprintf("the build m
 	not tool in input.tools
 }
 
+# Steps ran in an approved image, and artifacts were made from one.
+reasons contains reason("BUILD_IMAGE_NOT_APPROVED", "build", sprintf("the build was made in or from the image %s, which build.images does not approve", [image]), {"nearest": s.digest, "field": "materials"}) if {
+	not input.anyImage
+	some s in input.statements
+	s.name in {"environment", "materials"}
+	some image in s.images
+	not image in input.approvedImages
+}
+
 # The components of evidence of SP 800-204D §5.1.1, and the inventories.
 components := {
 	"environment": {"type": "https://in-toto.io/attestation/scai/v0.3", "name": "environment"},

@@ -29,7 +29,9 @@ func Remedy(code hallmark.Code) string {
 	case hallmark.CodeBuilderNotTrusted:
 		return "build on a builder of the policy, or hallmark policy set build.builders=LIST"
 	case hallmark.CodeBuildTool:
-		return "hallmark doctor prints the inventory of this machine; approve it with hallmark policy set build.tools=LIST"
+		return "hallmark doctor prints the inventory of this machine, hallmark image tools that of an image; approve it with hallmark policy set build.tools=LIST"
+	case hallmark.CodeBuildImage:
+		return "use an approved image, or hallmark policy set build.images=LIST"
 	case hallmark.CodeChecksNotRequired:
 		return "hallmark policy set checks.required=LIST"
 	case hallmark.CodeTimeInFuture:

@@ -51,7 +51,7 @@ for i in range(3000): os.mkdir("d"); os.chdir("d")'`,
 			var out bytes.Buffer
 			rep, err := open(t).RunAs(t.Context(), id, Spec{Argv: []string{"sh", "-c", script + wait}, Env: []string{"PATH=" + Path()}, Dir: "/workspace", Stdout: &out, Stderr: &out,
 				Workspace: &Workspace{Lower: lower, Scratch: scratch, Target: "/workspace"}, Mounts: []Mount{{Source: cache, Target: "/cache", Writable: true}},
-				Limits: Limits{Wall: 40 * time.Second, Disk: 16 << 20}})
+				Limits: Limits{Wall: 3 * time.Minute, Disk: 16 << 20}})
 			if err != nil || rep.LimitHit != "disk" {
 				t.Fatalf("%v %+v\n%s", err, rep, &out)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,9 @@ const maxDepth = 1000
 func newDisk(pid int, spec Spec) (*disk, error) {
 	d := &disk{own: map[uint64]bool{}, proc: fmt.Sprintf("/proc/%d/root/proc", pid)}
 	for _, name := range []string{"/tmp", "/dev/shm"} {
+		if slices.ContainsFunc(spec.Mounts, func(m Mount) bool { return m.Target == name }) {
+			continue // a host directory lies over it
+		}
 		fd, err := unix.Open(fmt.Sprintf("/proc/%d/root%s", pid, name), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			d.close()
@@ -53,6 +57,9 @@ func newDisk(pid int, spec Spec) (*disk, error) {
 	}
 	if w := spec.Workspace; w != nil {
 		d.dirs = append(d.dirs, w.Scratch)
+	}
+	for _, l := range spec.Layers {
+		d.dirs = append(d.dirs, l.Scratch)
 	}
 	for _, m := range spec.Mounts {
 		if m.Writable && isDir(m.Source) {

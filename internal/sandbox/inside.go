@@ -29,6 +29,11 @@ func Main() int {
 	// From here on this thread prepares and starts the program, which inherits
 	// its credentials and its filter.
 	runtime.LockOSThread()
+	// Go tries with a child of its own whether processes have descriptors; now, so
+	// that the first child that is seen is the program.
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		self.Release()
+	}
 	notes := os.NewFile(fdNotes, "notes")
 	say := json.NewEncoder(notes)
 	if err := seal(); err != nil {
@@ -197,6 +202,9 @@ func furnish(r room) (overlay bool, err error) {
 		f.grab("lower", w.Lower)
 		f.grab("scratch", w.Scratch)
 	}
+	for i, l := range r.Layers {
+		f.grabLayer(i, l)
+	}
 	for i, m := range r.Toolchain {
 		f.grab("t"+strconv.Itoa(i), m.Source)
 	}
@@ -222,6 +230,9 @@ func furnish(r room) (overlay bool, err error) {
 	}
 	if r.Self != "" {
 		f.put("self", SelfPath, false)
+	}
+	for i, l := range r.Layers {
+		f.layer(i, l)
 	}
 	if r.Workspace != nil {
 		overlay = f.workspace(*r.Workspace)

@@ -24,6 +24,7 @@ import (
 type overlays struct {
 	files []*os.File
 	names map[string]int // what furnish calls it: index in files
+	dirs  []string       // to be removed
 }
 
 // mountOverlays mounts the writable directories of a traced sandbox.
@@ -35,10 +36,16 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 	defer func() {
 		if err != nil {
 			o.close()
+			o.remove()
 		}
 	}()
 	if w := spec.Workspace; w != nil {
 		if err := o.add("workspace", w.Lower, Upper(w.Scratch), filepath.Join(w.Scratch, "work")); err != nil {
+			return o, err
+		}
+	}
+	for i, l := range spec.Layers {
+		if err := o.add("layer"+strconv.Itoa(i), l.Lower, Upper(l.Scratch), filepath.Join(l.Scratch, "work")); err != nil {
 			return o, err
 		}
 	}
@@ -47,11 +54,13 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 		if err != nil || !m.Writable || !st.IsDir() {
 			continue // what is wrong with it is told when it is mounted
 		}
-		// The kernel remembers in an upper directory what it lay over, and takes
-		// nothing else: the next step needs the same directories.
-		beside := m.Source + ".overlay"
+		beside, err := os.MkdirTemp(filepath.Dir(m.Source), ".overlay-")
+		if err != nil {
+			return o, fmt.Errorf("making a directory beside %s: %w", m.Source, err)
+		}
+		o.dirs = append(o.dirs, beside)
 		lower, work := filepath.Join(beside, "lower"), filepath.Join(beside, "work")
-		if err := errors.Join(os.MkdirAll(lower, 0o755), os.MkdirAll(work, 0o755)); err != nil {
+		if err := errors.Join(os.Mkdir(lower, 0o755), os.Mkdir(work, 0o755)); err != nil {
 			return o, fmt.Errorf("making a directory beside %s: %w", m.Source, err)
 		}
 		if err := o.add(strconv.Itoa(i), lower, m.Source, work); err != nil {
@@ -96,7 +105,7 @@ func overlay(lower, upper, work string) (int, error) {
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 }
 
-// given tells the first process which descriptors it has: first and on.
+// given tells the first process which descriptors it has, from the first on.
 func (o *overlays) given(first int) map[string]int {
 	out := map[string]int{}
 	for name, i := range o.names {
@@ -110,6 +119,13 @@ func (o *overlays) close() {
 		f.Close()
 	}
 	o.files = nil
+}
+
+// remove removes the directories; the mounts must be gone.
+func (o *overlays) remove() {
+	for _, d := range o.dirs {
+		os.RemoveAll(d)
+	}
 }
 
 // place puts a given mount into the room.

@@ -50,14 +50,15 @@ type room struct {
 	Dir       string
 	Mounts    []Mount
 	Workspace *Workspace
+	Layers    []Workspace
 	Self      string  // path of our own binary on the host, if it is wanted inside
 	Toolchain []Mount // seen read-only
 	Limits    Limits
-	Given     map[string]int // mounts that are there already, by descriptor
 	Groups    bool           // supplementary groups can and must be given up
 	Secrets   int            // descriptors from fdSecrets on
 	Probe     uint16         // port of the attempt that shows that attempts are seen
 	Traced    bool           // calls stop for a tracer, which attaches before the release
+	Given     map[string]int // mounts that are there already, by descriptor
 }
 
 // note is what the first process says: exactly one of the fields.
@@ -78,7 +79,7 @@ const (
 	fdNotes   = 4 // writes notes
 	fdAck     = 5 // reads one byte when the parent serves the listener; EOF when it died
 	fdSelf    = 6 // our own binary
-	fdSecrets = 7 // reads the first secret; the others follow, and then the mounts that we made
+	fdSecrets = 7 // reads the first secret; the others follow, then the mounts that we made
 	fdFirst   = fdSpec
 	lifeline  = fdAck
 )
@@ -179,9 +180,8 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 	defer p.mounts.close()
 	p.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{}, Dir: "/",
-		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr,
-		ExtraFiles: slices.Concat([]*os.File{specR, notesW, ackR, self}, secrets, p.mounts.files),
-		WaitDelay:  5 * time.Second,
+		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: slices.Concat([]*os.File{specR, notesW, ackR, self}, secrets, p.mounts.files),
+		WaitDelay: 5 * time.Second,
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
 				syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP,
@@ -210,6 +210,7 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 			f.Close()
 		}
 		p.group.remove()
+		p.mounts.remove()
 		return nil, err
 	}
 	p.group.add(p.cmd.Process.Pid)
@@ -234,6 +235,7 @@ func (p *process) cleanup() {
 	p.cmd.Wait()
 	p.notes.Close()
 	p.group.remove()
+	p.mounts.remove()
 }
 
 // serve tells the first process what to do, answers the seccomp listener and
@@ -247,8 +249,8 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 		return fail("%w", err)
 	}
 	r := room{
-		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: tools, Limits: p.spec.Limits, Given: p.mounts.given(fdSecrets + len(p.spec.Secrets)), Groups: os.Geteuid() == 0, Traced: p.traced(), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
+		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace, Layers: p.spec.Layers,
+		Toolchain: tools, Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Given: p.mounts.given(fdSecrets + len(p.spec.Secrets)), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()

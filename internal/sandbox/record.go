@@ -45,6 +45,9 @@ func (p *process) writable() []string {
 			out = append(out, m.Target)
 		}
 	}
+	for _, l := range p.spec.Layers {
+		out = append(out, l.Target)
+	}
 	if w := p.spec.Workspace; w != nil {
 		out = append(out, w.Target)
 	}

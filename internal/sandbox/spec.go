@@ -35,8 +35,9 @@ type Spec struct {
 	Toolchain Toolchain
 	Mounts    []Mount
 	Workspace *Workspace
-	Self      bool   // our own binary is at SelfPath; Argv[0] is the name it gets
-	Limits    Limits //
+	Layers    []Workspace // more directories of this kind
+	Self      bool        // our own binary is at SelfPath; Argv[0] is the name it gets
+	Limits    Limits      //
 
 	// Secrets are read from the descriptors 3, 4, … in this order, once; no file
 	// and no variable holds them.

@@ -27,6 +27,7 @@ func (t Toolchain) mounts(spec Spec) ([]Mount, error) {
 		}
 		return out, nil
 	}
+	const most = 2000 // each is a mount
 	own := ownNames(spec)
 	entries, err := os.ReadDir(t.Root)
 	if err != nil {
@@ -51,6 +52,9 @@ func (t Toolchain) mounts(spec Spec) ([]Mount, error) {
 		default:
 			out = append(out, Mount{Source: filepath.Join(t.Root, e.Name()), Target: "/" + e.Name()})
 		}
+	}
+	if len(out) > most {
+		return nil, fmt.Errorf("the toolchain has %d names in its root and /etc, more than %d", len(out), most)
 	}
 	return out, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 func testFiles(t *testing.T, c contract) {
@@ -54,7 +55,11 @@ func testWays(t *testing.T, c contract) {
 	r.want(build.EventRead, "/in/d/symlinked", []byte("content of symlink"))
 	r.want(build.EventWrite, "/tmp/written2", []byte("two"))
 	r.want(build.EventWrite, "/tmp/creat", []byte("made"))
-	r.want(build.EventWrite, "/tmp/append", []byte("app"))
+	if c.engine == trace.Ptrace {
+		// The other engine looks after the close, and may see only what it was cut
+		// to at once: nobody read what it held between.
+		r.want(build.EventWrite, "/tmp/append", []byte("app"))
+	}
 	r.want(build.EventWrite, "/tmp/append", []byte("a"))
 }
 
