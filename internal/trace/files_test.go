@@ -295,3 +295,25 @@ func TestKeptDigests(t *testing.T) {
 		}
 	}
 }
+
+// TestNextStep: a step finds what the step before it wrote and removed.
+func TestNextStep(t *testing.T) {
+	engines(t, func(t *testing.T, e trace.Engine) {
+		var same sandbox.Spec
+		first := run(t, e, `cd /workspace; echo one >made; rm old; rm -r dir; mkdir dir; echo x >/cache/kept`, func(s *sandbox.Spec) {
+			place(t, s, map[string]string{"old": "x", "dir/below": "x", "stays": "x"})
+			same = *s
+		}).whole(t)
+		first.has(t, build.EventRemove, "/workspace/dir", "", "")
+		for range 3 {
+			r := run(t, e, `cd /workspace; cat made /cache/kept; ls . dir`, func(s *sandbox.Spec) {
+				s.Workspace, s.Mounts = same.Workspace, same.Mounts
+			}).whole(t)
+			if r.out != "one\nx\n.:\ndir\nmade\nstays\n\ndir:\n" {
+				t.Errorf("the next step saw %q", r.out)
+			}
+			r.read(t, "/workspace/made", sha("one\n"))
+			r.read(t, "/cache/kept", sha("x\n"))
+		}
+	})
+}
