@@ -21,8 +21,9 @@ import (
 // group is one fanotify group: a queue of what happens on the mounts that it
 // marks.
 type group struct {
-	fd  int
-	buf []byte
+	fd   int
+	buf  []byte
+	most int // events that are read at once
 }
 
 // batch is how many events are taken at once: each that comes with a file holds a
@@ -33,12 +34,21 @@ const batch = 256
 func openGroup(flags uint) (*group, error) {
 	// Nothing that we open for an event may block (a fifo would) or touch the
 	// file's times.
-	fd, err := unix.FanotifyInit(flags|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK|unix.FAN_UNLIMITED_QUEUE|unix.FAN_UNLIMITED_MARKS,
-		unix.O_RDONLY|unix.O_LARGEFILE|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOATIME)
+	flags |= unix.FAN_CLOEXEC | unix.FAN_NONBLOCK | unix.FAN_UNLIMITED_QUEUE | unix.FAN_UNLIMITED_MARKS
+	const how = unix.O_RDONLY | unix.O_LARGEFILE | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOATIME
+	// A file that can't be opened for an event is told as such. A kernel before
+	// 6.13 says so only when the event is the first of a batch, and forgets it
+	// when others came before: such a kernel is asked for one event at a time.
+	most := batch
+	fd, err := unix.FanotifyInit(flags|unix.FAN_REPORT_FD_ERROR, how)
+	if errors.Is(err, unix.EINVAL) {
+		most = 1
+		fd, err = unix.FanotifyInit(flags, how)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a fanotify group: %w", err)
 	}
-	return &group{fd: fd, buf: make([]byte, batch*unix.FAN_EVENT_METADATA_LEN)}, nil
+	return &group{fd: fd, buf: make([]byte, most*unix.FAN_EVENT_METADATA_LEN), most: most}, nil
 }
 
 // fileEvent is an event that came with an open file.
@@ -58,7 +68,7 @@ func (g *group) read(into []fileEvent) ([]fileEvent, error) {
 		return into, nil
 	}
 	if err != nil {
-		return into, fmt.Errorf("reading events: %w", err)
+		return into, fmt.Errorf("opening a file for an event: %w", err)
 	}
 	order := binary.NativeEndian
 	for b := g.buf[:n]; len(b) >= metadataLen; {
