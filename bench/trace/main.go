@@ -210,7 +210,7 @@ func (t task) inside(env []string) error {
 		return err
 	}
 	if rep.ExitCode != 0 {
-		return fmt.Errorf("exit %d %s %s: %s", rep.ExitCode, rep.Signal, rep.LimitHit, tail(out.Bytes()))
+		return fmt.Errorf("exit %d %s %s, trace %+v: %s", rep.ExitCode, rep.Signal, rep.LimitHit, rep.Trace, tail(out.Bytes()))
 	}
 	if spec.Trace == nil {
 		return nil

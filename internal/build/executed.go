@@ -6,6 +6,7 @@ package build
 import (
 	"cmp"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -14,22 +15,32 @@ import (
 
 // scripts finds the scripts that one step executed. The kernel makes a process
 // that executes a script its interpreter, and the record says so: the script
-// itself is a file that the process opened just before, whose name the
+// itself is a file that the process is told to have read just before or just
+// after (the engines differ), beside interpreter and loader, and whose name the
 // interpreter gets as its first or second argument. A compiler that somebody
 // wrapped in a script would otherwise look like a shell.
 type scripts struct {
 	read  map[int]map[Raw]hallmark.Digest // by process: what it ever read outside of writable places
 	last  map[int]Executable              // by process: what it read last, since it began or last executed
+	began map[int]*began                  // by process: an execution whose first reads are still to come
 	found map[Executable]bool
 }
 
+// began is a program that has read nothing yet but itself and its loader.
+type began struct {
+	path   Raw
+	named  []Raw // absolute names among its first arguments that nothing read has
+	linked bool  // there are some
+}
+
 func newScripts() scripts {
-	return scripts{read: map[int]map[Raw]hallmark.Digest{}, last: map[int]Executable{}, found: map[Executable]bool{}}
+	return scripts{began: map[int]*began{}, read: map[int]map[Raw]hallmark.Digest{}, last: map[int]Executable{}, found: map[Executable]bool{}}
 }
 
 func (s scripts) event(step string, e Event) {
 	switch e.Kind {
 	case EventRead:
+		s.first(step, e)
 		if e.Digest == "" || inWritable(string(e.Path)) {
 			return
 		}
@@ -44,6 +55,7 @@ func (s scripts) event(step string, e Event) {
 	case EventExit:
 		delete(s.last, e.Process)
 		delete(s.read, e.Process)
+		delete(s.began, e.Process)
 	}
 }
 
@@ -51,7 +63,8 @@ func (s scripts) event(step string, e Event) {
 // absolute name leads there by a link. A relative name is of the workspace; that
 // of a link outside of it, after a change of directory, is not found.
 func (s scripts) executed(step string, e Event) {
-	linked := false
+	b := &began{path: e.Path}
+	s.began[e.Process] = b
 	for _, arg := range e.Args[min(1, len(e.Args)):min(3, len(e.Args))] {
 		if !strings.HasPrefix(string(arg), "/") || inWritable(string(arg)) {
 			continue
@@ -61,11 +74,29 @@ func (s scripts) executed(step string, e Event) {
 				s.found[Executable{Path: string(arg), Digest: d, Step: step}] = true
 			}
 		} else {
-			linked = true
+			b.named, b.linked = append(b.named, arg), true
 		}
 	}
-	if x, ok := s.last[e.Process]; ok && linked && x.Path != string(e.Path) {
+	if x, ok := s.last[e.Process]; ok && b.linked && x.Path != string(e.Path) {
 		s.found[x] = true
+	}
+}
+
+// first looks at what a program reads first: itself, its loader and, if it is an
+// interpreter that was executed for one, the script. The loader's own files end
+// that.
+func (s scripts) first(step string, e Event) {
+	b := s.began[e.Process]
+	if b == nil || e.Path == b.path {
+		return
+	}
+	named := slices.Contains(b.named, e.Path)
+	if !named && strings.HasPrefix(path.Base(string(e.Path)), "ld-") {
+		return
+	}
+	delete(s.began, e.Process)
+	if b.linked && e.Digest != "" && !inWritable(string(e.Path)) && (named || !strings.HasPrefix(string(e.Path), "/etc/ld.so")) {
+		s.found[Executable{Path: string(e.Path), Digest: e.Digest, Step: step}] = true
 	}
 }
 

@@ -63,6 +63,11 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 		if err := errors.Join(os.Mkdir(lower, 0o755), os.Mkdir(work, 0o755)); err != nil {
 			return o, fmt.Errorf("making a directory beside %s: %w", m.Source, err)
 		}
+		// The kernel notes which lower directory an upper one was used with, and
+		// takes it with no other: this one is always empty, and new each time.
+		if err := unix.Lremovexattr(m.Source, "trusted.overlay.origin"); err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+			return o, fmt.Errorf("preparing %s: %w", m.Source, err)
+		}
 		if err := o.add(strconv.Itoa(i), lower, m.Source, work); err != nil {
 			return o, err
 		}

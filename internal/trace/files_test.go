@@ -4,6 +4,7 @@
 package trace_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -240,6 +241,79 @@ E`, procs, files, again, procs), func(s *sandbox.Spec) {
 		}
 		if r.report.Trace.Attribution != "" {
 			t.Errorf("attribution: %s", r.report.Trace.Attribution)
+		}
+	})
+}
+
+// TestKeptDigests: the toolchain is hashed once for many traces; an inventory
+// that tells a falsehood is found out, and one that is damaged is not used.
+func TestKeptDigests(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("fanotify and BPF need root")
+	}
+	kept := filepath.Join(t.TempDir(), "digests")
+	with := func(s *sandbox.Spec) { s.Trace.Digests = kept }
+	first := run(t, trace.Kernel, "cat /etc/passwd", with).whole(t)
+	b, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := run(t, trace.Kernel, "cat /etc/passwd", with).whole(t)
+	for _, r := range []recorded{first, second} {
+		for _, ev := range r.pick(build.EventRead) {
+			if strings.HasPrefix(string(ev.Path), "/usr/") && ev.Digest != shaOf(t, string(ev.Path)) {
+				t.Errorf("%s has another digest", ev.Path)
+			}
+		}
+	}
+	// Every digest is false, and the seal is right.
+	const head, entry = len("hallmark digests 1\n") + 36, 72
+	for at := head + 40; at < len(b)-32; at += entry {
+		b[at] ^= 1
+	}
+	seal := sha256.Sum256(b[:len(b)-32])
+	found := false
+	for range 200 {
+		if err := os.WriteFile(kept, append(b[:len(b)-32:len(b)-32], seal[:]...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := run(t, trace.Kernel, "true", with); strings.Contains(r.report.Trace.Failure, "false") {
+			found = true
+			break
+		}
+	}
+	if !found {
+		t.Error("false digests were believed 200 times")
+	}
+	if err := os.WriteFile(kept, []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, trace.Kernel, "true", with).whole(t)
+	for _, ev := range r.pick(build.EventExec) {
+		if ev.Digest != shaOf(t, string(ev.Path)) {
+			t.Errorf("%s has another digest", ev.Path)
+		}
+	}
+}
+
+// TestNextStep: a step finds what the step before it wrote and removed.
+func TestNextStep(t *testing.T) {
+	engines(t, func(t *testing.T, e trace.Engine) {
+		var same sandbox.Spec
+		first := run(t, e, `cd /workspace; echo one >made; rm old; rm -r dir; mkdir dir; echo x >/cache/kept`, func(s *sandbox.Spec) {
+			place(t, s, map[string]string{"old": "x", "dir/below": "x", "stays": "x"})
+			same = *s
+		}).whole(t)
+		first.has(t, build.EventRemove, "/workspace/dir", "", "")
+		for range 3 {
+			r := run(t, e, `cd /workspace; cat made /cache/kept; ls . dir`, func(s *sandbox.Spec) {
+				s.Workspace, s.Mounts = same.Workspace, same.Mounts
+			}).whole(t)
+			if r.out != "one\nx\n.:\ndir\nmade\nstays\n\ndir:\n" {
+				t.Errorf("the next step saw %q", r.out)
+			}
+			r.read(t, "/workspace/made", sha("one\n"))
+			r.read(t, "/cache/kept", sha("x\n"))
 		}
 	})
 }

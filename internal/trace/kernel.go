@@ -24,13 +24,18 @@ import (
 // (sealed), a file that was hashed is marked to be ignored, until somebody
 // changes it; who opens it after that is told by a third group (readers) in
 // which nobody waits. On writable mounts (live) every open waits, so that the
-// version and the process are those of the open.
+// version and the process are those of the open. Who lets go of a file that it
+// could only read is told by a fourth (leaving).
+//
+// What nobody waits for wakes nobody up: it is taken in heaps, when something
+// depends on it or after a while.
 type kernel struct {
 	r       *recorder
 	procs   *processes
 	sealed  *group
 	live    *group
 	readers *group
+	leaving *group
 	names   *names
 	wake    int // event descriptor: the end is near
 	// room is the sandbox's mount namespace: held, it stays as it is until the last
@@ -39,6 +44,8 @@ type kernel struct {
 	began   time.Time
 	devices map[int]uint64 // of mounts by their number, as stat has it
 
+	digests *inventory
+
 	mu    sync.Mutex
 	files map[inode]*file
 	known map[inode]*file // by what the kernel itself calls the file system and the inode
@@ -46,7 +53,9 @@ type kernel struct {
 	jobs  chan job
 	hands sync.WaitGroup
 	busy  sync.WaitGroup // hashes that are not done
-	batch []fileEvent
+	// batches are the events in hand; swept is when everything was taken last
+	batches map[*group][]fileEvent
+	swept   time.Time
 	// ended are processes that are gone while events of theirs may be queued, or
 	// wait for a hash: owed counts the latter
 	ended []happening
@@ -71,17 +80,20 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	}
 	*k = kernel{
 		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
-		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, jobs: make(chan job, 64), wake: -1, room: -1,
+		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, batches: map[*group][]fileEvent{}, jobs: make(chan job, 64), wake: -1, room: -1,
 	}
 	defer func() {
 		if err != nil {
 			k.close()
 		}
 	}()
+	if k.digests, err = openInventory(s.Digests); err != nil {
+		fmt.Fprintln(os.Stderr, "hallmark: everything is hashed again:", err)
+	}
 	for _, g := range []struct {
 		at    **group
 		flags uint
-	}{{&k.sealed, unix.FAN_CLASS_CONTENT}, {&k.live, unix.FAN_CLASS_CONTENT}, {&k.readers, unix.FAN_CLASS_NOTIF}} {
+	}{{&k.sealed, unix.FAN_CLASS_CONTENT}, {&k.live, unix.FAN_CLASS_CONTENT}, {&k.readers, unix.FAN_CLASS_NOTIF}, {&k.leaving, unix.FAN_CLASS_NOTIF}} {
 		if *g.at, err = openGroup(g.flags); err != nil {
 			return err
 		}
@@ -139,7 +151,7 @@ func (k *kernel) mark(pid int) error {
 		if t := st.Mode & unix.S_IFMT; m.kind == "proc" || t != unix.S_IFDIR && t != unix.S_IFREG {
 			continue
 		}
-		marks := map[*group]uint64{k.live: unix.FAN_OPEN_PERM | unix.FAN_CLOSE_WRITE | unix.FAN_CLOSE_NOWRITE}
+		marks := map[*group]uint64{k.live: unix.FAN_OPEN_PERM | unix.FAN_CLOSE_WRITE, k.leaving: unix.FAN_CLOSE_NOWRITE}
 		if m.readOnly {
 			marks = map[*group]uint64{k.sealed: unix.FAN_OPEN_PERM, k.readers: unix.FAN_OPEN}
 		}
@@ -163,7 +175,7 @@ func (k *kernel) mark(pid int) error {
 }
 
 func (k *kernel) close() {
-	for _, g := range []*group{k.sealed, k.live, k.readers} {
+	for _, g := range []*group{k.sealed, k.live, k.readers, k.leaving} {
 		if g != nil {
 			unix.Close(g.fd)
 		}
@@ -193,9 +205,8 @@ func (k *kernel) run(finish <-chan struct{}) {
 		{Fd: int32(k.sealed.fd), Events: unix.POLLIN}, {Fd: int32(k.live.fd), Events: unix.POLLIN}, {Fd: int32(k.wake), Events: unix.POLLIN},
 	}
 	for ended := false; !ended; {
-		// Who reads what is known already is nothing that anybody waits for: it
-		// is taken in heaps.
-		if _, err := unix.Poll(polled, 100); err != nil && !errors.Is(err, unix.EINTR) {
+		n, err := unix.Poll(polled, patience)
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			k.r.fail("waiting for events: %v", err)
 			return
 		}
@@ -204,11 +215,11 @@ func (k *kernel) run(finish <-chan struct{}) {
 			ended = true
 		default:
 		}
-		for k.turn() {
+		for k.turn(ended || n == 0 || time.Since(k.swept) > patience*time.Millisecond) {
 		}
 	}
 	k.busy.Wait()
-	for k.turn() {
+	for k.turn(true) {
 		k.busy.Wait()
 	}
 	close(k.jobs)
@@ -216,6 +227,9 @@ func (k *kernel) run(finish <-chan struct{}) {
 	k.settle()
 	k.close()
 }
+
+// patience is how long events that nobody waits for may lie, in milliseconds.
+const patience = 100
 
 // settle is the end: what the kernel has not let go of, and what it lost.
 func (k *kernel) settle() {
@@ -228,6 +242,9 @@ func (k *kernel) settle() {
 	} else if n > 0 {
 		k.r.fail("%d events of processes were lost", n)
 	}
+	if err := k.digests.save(); err != nil {
+		fmt.Fprintln(os.Stderr, "hallmark:", err)
+	}
 	if len(k.names.lost) > 0 {
 		k.r.fail("names in %d directories could not be told", len(k.names.lost))
 	}
@@ -236,36 +253,74 @@ func (k *kernel) settle() {
 	}
 }
 
-// turn takes what is there; false: nothing was.
-func (k *kernel) turn() bool {
+// turn takes what somebody waits for, and everything else too if sweep is set.
+// false: nothing was there.
+func (k *kernel) turn(sweep bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	some := k.drainProcesses()
-	due, all := len(k.ended), true
-	for _, g := range []*group{k.sealed, k.live, k.readers} {
-		var err error
-		if k.batch, err = g.read(k.batch[:0]); err != nil {
+	some := false
+	for _, g := range []*group{k.sealed, k.live} {
+		n, err := k.take(g)
+		if err != nil {
 			k.r.fail("%v", err)
 			return false
 		}
-		if len(k.batch) == 0 {
-			continue
-		}
-		some = true
-		all = all && (len(k.batch) < g.most || g.most == 1)
-		// The processes that did this were born before, and their files made: what
-		// is told now names them.
-		k.drainProcesses()
-		k.drainNames()
-		for _, e := range k.batch {
-			k.event(e)
+		some = some || n > 0
+	}
+	if sweep {
+		some = k.sweep() || some
+	}
+	return some
+}
+
+// take handles one batch of a group.
+func (k *kernel) take(g *group) (int, error) {
+	events, err := g.read(k.batches[g][:0])
+	if err != nil || len(events) == 0 {
+		return 0, err
+	}
+	k.batches[g] = events
+	// The processes that did this were born before: what is told now names them.
+	k.drainProcesses()
+	for _, e := range events {
+		k.event(e)
+	}
+	return len(events), nil
+}
+
+// sweep takes everything that is queued: after that the ends of processes that
+// were known before can be told.
+func (k *kernel) sweep() (some bool) {
+	k.swept = time.Now()
+	some = k.drainProcesses()
+	due := len(k.ended)
+	for _, g := range []*group{k.live, k.readers, k.leaving} {
+		for {
+			n, err := k.take(g)
+			if err != nil {
+				k.r.fail("%v", err)
+			}
+			if n == 0 {
+				break
+			}
+			some = true
 		}
 	}
 	some = k.drainNames() || some
-	if all {
-		k.bury(due)
-	}
+	k.bury(due)
 	return some
+}
+
+// left takes what is told of readers that let go.
+func (k *kernel) left() {
+	for {
+		if n, err := k.take(k.leaving); n == 0 {
+			if err != nil {
+				k.r.fail("%v", err)
+			}
+			return
+		}
+	}
 }
 
 // bury records the ends of the first n processes that end, unless an event of

@@ -100,16 +100,18 @@ func (k *kernel) event(e fileEvent) {
 func (k *kernel) look(e fileEvent, f *file, id identity) {
 	j := job{event: e, file: f, id: id}
 	switch {
+	case e.group == k.leaving:
+		f.leave(e.pid)
+		k.allow(e)
+		return
 	case e.group != k.live:
 		if f.id == id && f.digest != (digest{}) {
 			k.r.opened(e.pid, f.path, id, f.digest.text())
 			k.allow(e)
 			return
 		}
-	case e.mask&unix.FAN_CLOSE_NOWRITE != 0:
-		f.leave(e.pid)
-		if e.mask&unix.FAN_CLOSE_WRITE == 0 { // one event may tell of both
-			k.allow(e)
+		if d, ok, try := k.digests.find(id); ok && !try {
+			k.hashed(j, d, nil)
 			return
 		}
 	case e.mask&unix.FAN_OPEN_PERM != 0:
@@ -125,6 +127,9 @@ func (k *kernel) look(e fileEvent, f *file, id identity) {
 // grants a lease for reading exactly when nobody has the file open for writing,
 // the opener included, and that is nearly all that has to be known.
 func (k *kernel) opening(e fileEvent, f *file, id identity, how *access) bool {
+	if len(f.readers) > 0 {
+		k.left() // who closed the file before this open is told already
+	}
 	if k.unwritten(e.fd) {
 		f.writers, f.suspects = 0, nil
 		*how = access{reads: true}
@@ -263,11 +268,14 @@ func (k *kernel) hashed(j job, d digest, err error) {
 	case e.group != k.live:
 		if changed {
 			k.r.unstable(path, d.text())
+		} else {
+			k.kept(path, id, d)
 		}
 		k.r.opened(e.pid, path, j.id, d.text())
 		k.ignore(e, f)
 		k.allow(e)
 	case e.mask&unix.FAN_CLOSE_WRITE != 0:
+		k.drainNames() // the file's name comes first
 		k.wrote(e, f)
 	default:
 		if j.how.contended || changed {
@@ -281,6 +289,18 @@ func (k *kernel) hashed(j job, d digest, err error) {
 			f.id, f.digest = identity{}, digest{}
 		}
 		k.allow(e)
+	}
+}
+
+// kept holds the inventory against a hash, or adds the hash to it.
+func (k *kernel) kept(path string, id identity, d digest) {
+	was, ok := k.digests.digests[id]
+	switch {
+	case !ok:
+		k.digests.keep(id, d, time.Now())
+	case was != d:
+		k.r.fail("the digests kept from earlier traces are false: %s", path)
+		k.digests.forget()
 	}
 }
 

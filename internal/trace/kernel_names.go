@@ -12,6 +12,8 @@ import (
 	"os"
 	"path"
 	"strconv"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,6 +45,14 @@ type nameSystem struct {
 
 // handle is what the kernel calls a file: file system, type and handle.
 type handle string
+
+// lower reports whether a handle is an overlay's for a file of a layer that is
+// not written to.
+func (h handle) lower() bool {
+	const kind, magic, upper = 0xf8, 0xfb, 4 // OVL_FILEID_V1, OVL_FH_MAGIC, OVL_FH_FLAG_PATH_UPPER
+	b := []byte(h)
+	return len(b) > 18 && binary.NativeEndian.Uint32(b[8:]) == kind && b[16] == magic && b[18]&upper == 0
+}
 
 // directory is a place in the tree; path is set for those that were there when
 // they were first met.
@@ -390,14 +400,21 @@ func (k *kernel) linked(e nameEvent, dir bool, label string) string {
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Nlink < 2 {
+	var born unix.Statx_t
+	if unix.Fstat(fd, &st) != nil || unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &born) != nil {
+		return ""
+	}
+	// An overlay's copy of a file is younger than the file, but its handle says
+	// where it comes from.
+	if !e.child.lower() && time.Unix(born.Btime.Sec, int64(born.Btime.Nsec)).After(k.began) {
 		return ""
 	}
 	if f := k.files[inode{dev: st.Dev, ino: st.Ino}]; f != nil && f.path != "" && f.path != label {
 		return f.path
 	}
-	if text, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)); err == nil && text != label {
-		return text
+	text, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if text = strings.TrimSuffix(text, " (deleted)"); err != nil || text == label || !strings.HasPrefix(text, s.path+"/") {
+		return "" // its other names are gone
 	}
-	return ""
+	return text
 }

@@ -6,6 +6,8 @@ package trace_test
 import (
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
@@ -13,10 +15,19 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/trace/tracetest"
 )
 
+// otherThread ends the name of a test binary whose sandboxes start their programs
+// from another thread than the main one, as may happen to any.
+const otherThread = "-thread"
+
 // TestMain lets the test's binary be what the product is under these names.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case sandbox.Alias:
+		if exe, err := os.Executable(); err == nil && strings.HasSuffix(exe, otherThread) {
+			runtime.LockOSThread()
+			go func() { os.Exit(sandbox.Main()) }()
+			select {}
+		}
 		os.Exit(sandbox.Main())
 	case trace.Alias:
 		os.Exit(trace.Main())

@@ -4,11 +4,13 @@
 package trace
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,6 +38,7 @@ type tracer struct {
 	writing writers
 	readers readers
 
+	seen  bool // the program has begun
 	stops int
 	heap  uint64 // bytes after the last collection
 
@@ -86,8 +89,8 @@ func (t *tracer) name() string { return "ptrace" }
 const options = unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
 	unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
 
-// attach seizes the first process. Only its main thread starts programs, and all
-// that comes from that thread is traced from its first instruction.
+// attach seizes the first process. All that it starts is traced from its first
+// instruction.
 func (t *tracer) attach(s Subject, r *recorder) error {
 	if !s.Filter {
 		return errors.New("the sandbox's filter stops no call")
@@ -109,11 +112,42 @@ func (t *tracer) attach(s Subject, r *recorder) error {
 	if t.digests, err = openKnown(s.Digests); err != nil {
 		return err
 	}
-	if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(s.PID), 0, options, 0, 0); e != 0 {
-		return fmt.Errorf("seizing the sandbox's first process: %w", e)
+	return t.seize()
+}
+
+// seize takes the threads of the first process that have the filter: the one that
+// will start the program. It need not be the main one.
+func (t *tracer) seize() error {
+	dir := fmt.Sprintf("/proc/%d/task", t.subject.PID)
+	tasks, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("listing the threads of the sandbox's first process: %w", err)
 	}
-	p := &proc{pid: s.PID, threads: 1, ours: true}
-	t.threads[s.PID] = &thread{tid: s.PID, proc: p}
+	p := &proc{pid: t.subject.PID, ours: true}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			return fmt.Errorf("listing the threads of the sandbox's first process: %w", err)
+		}
+		b, err := os.ReadFile(dir + "/" + task.Name() + "/status")
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("reading a thread's status: %w", err)
+		}
+		if !bytes.Contains(b, []byte("\nSeccomp:\t2\n")) {
+			continue
+		}
+		if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, options, 0, 0); e != 0 {
+			return fmt.Errorf("seizing the sandbox's first process: %w", e)
+		}
+		p.threads++
+		t.threads[tid] = &thread{tid: tid, proc: p}
+	}
+	if p.threads == 0 {
+		return errors.New("no thread of the sandbox's first process has the filter")
+	}
 	return nil
 }
 
@@ -140,6 +174,9 @@ func (t *tracer) run(finish <-chan struct{}) {
 	}
 	t.drain()
 	t.settleAll()
+	if !t.seen {
+		t.rec.fail("no program was seen")
+	}
 	if err := t.digests.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "keeping digests:", err)
 	}
@@ -275,10 +312,11 @@ func (t *tracer) adopt(tid int) {
 		t.born(th, tid, 0)
 		return
 	}
+	if parent == t.subject.PID { // an orphan: who made it is not known
+		t.born(&thread{proc: &proc{pid: parent}}, tid, 0)
+		return
+	}
 	if th := t.threads[parent]; th != nil {
-		if parent == t.subject.PID { // an orphan: who made it is not known
-			th = &thread{proc: &proc{pid: parent}}
-		}
 		t.born(th, tid, 0)
 		return
 	}

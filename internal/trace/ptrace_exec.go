@@ -28,7 +28,7 @@ func (t *tracer) became(th *thread) {
 		if p.pid == t.subject.PID {
 			return
 		}
-		p.ours = false
+		p.ours, t.seen = false, true
 		t.rec.fork(0, p.pid)
 	}
 	t.drain()

@@ -77,11 +77,10 @@ func (t *tracer) said(th *thread, dir, at int8) (string, error) {
 	if strings.HasPrefix(name, "/") {
 		return name, nil
 	}
-	from := procPath(t.path, th.tid, "cwd")
+	from := procPath(nil, th.tid, "cwd") // t.path is in use
 	if dir != none && int32(th.args[dir]) != unix.AT_FDCWD {
-		from = fdPath(t.path, th.tid, int(int32(th.args[dir])))
+		from = fdPath(nil, th.tid, int(int32(th.args[dir])))
 	}
-	t.path = from
 	base, e := readlink(from, t.link)
 	if e != 0 {
 		return "", fmt.Errorf("finding the directory of %s: %w", name, e)

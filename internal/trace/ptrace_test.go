@@ -17,7 +17,7 @@ import (
 func TestPtrace(t *testing.T) { tracetest.Engine(t, trace.Ptrace) }
 
 // TestPtraceAsOrdinaryUser runs the contract again as a user without privileges,
-// for whom the engine is made.
+// for whom the engine is made, from another thread.
 func TestPtraceAsOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("already an ordinary user")
@@ -31,7 +31,7 @@ func TestPtraceAsOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin := filepath.Join(home, "trace.test")
+	bin := filepath.Join(home, "trace.test"+otherThread)
 	if err := os.WriteFile(bin, self, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -103,6 +104,21 @@ func testShared(t *testing.T, c contract) {
 	r.want(build.EventRead, "/tmp/shared", []byte("beforE"))
 	r.want(build.EventUnstable, "/tmp/shared", []byte("after!"))
 	r.want(build.EventWrite, "/tmp/shared", []byte("after!"))
+}
+
+// testKnownDigests: what an earlier trace knew is what a later one says, and a
+// file that was changed in between is not known, though it looks alike.
+func testKnownDigests(t *testing.T, c contract) {
+	dir, store := input(t), filepath.Join(t.TempDir(), "digests")
+	for _, content := range []string{"one", "two"} {
+		a := write(t, dir, "a", content)
+		if err := os.Chtimes(filepath.Join(dir, "a"), time.Unix(1e9, 1), time.Unix(1e9, 1)); err != nil {
+			t.Fatal(err)
+		}
+		r := c.run(t, dir, "cat /in/a", func(s *sandbox.Spec) { s.Trace.Digests = store }).whole()
+		r.want(build.EventRead, "/in/a", a)
+		r.want(build.EventExec, "/cat", host(t, "/usr/bin/cat"))
+	}
 }
 
 func testMisled(t *testing.T, c contract) {

@@ -114,6 +114,13 @@ func testProcesses(t *testing.T, c contract) {
 if os.fork() == 0: os._exit(4)
 os.wait()
 pid = os.posix_spawn("/usr/bin/true", ["true"], {})
+os.waitpid(pid, 0)
+pid = os.fork()
+if pid == 0:
+    os.kill(os.getpid(), 19)
+    os._exit(5)
+assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+os.kill(pid, 18)
 os.waitpid(pid, 0)'; exit 9`, nil).whole()
 	codes := map[string]int{}
 	parents := map[int]int{}
@@ -128,7 +135,7 @@ os.waitpid(pid, 0)'; exit 9`, nil).whole()
 			parents[e.Child] = e.Process
 		}
 	}
-	for _, want := range []string{"3", "0SIGTERM", "4", "9"} {
+	for _, want := range []string{"3", "0SIGTERM", "4", "5", "9"} {
 		if codes[want] != 1 {
 			t.Errorf("ends %v, want one %s", codes, want)
 		}

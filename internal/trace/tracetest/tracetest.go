@@ -42,7 +42,7 @@ func Engine(t *testing.T, e trace.Engine) {
 		{"files", testFiles}, {"ways to open", testWays}, {"deleted", testDeleted}, {"read-only mounts", testMounts},
 		{"programs", testPrograms}, {"scripts", testScripts}, {"libraries", testLibraries}, {"setuid", testSetuid},
 		{"io_uring", testUring}, {"memfd", testMemfd}, {"path flip", testFlip}, {"two versions", testVersions},
-		{"shared mapping", testShared}, {"misled reader", testMisled}, {"arguments", testArguments}, {"processes", testProcesses},
+		{"shared mapping", testShared}, {"misled reader", testMisled}, {"known digests", testKnownDigests}, {"arguments", testArguments}, {"processes", testProcesses},
 		{"names", testNames}, {"labels", testLabels}, {"fifo", testFifo}, {"passed descriptor", testPassed}, {"threads", testThreads}, {"stolen descriptor", testStolen}, {"fifo between threads", testThreadFifo},
 
 		{"untraced child", testUntraced}, {"many opens", testManyOpens}, {"many processes", testManyProcesses},
