@@ -84,15 +84,6 @@ func (g *group) read(into []fileEvent) ([]fileEvent, error) {
 	return into, nil
 }
 
-// queued is how many events can be read, and at most a few more.
-func (g *group) queued() (int, error) {
-	n, err := unix.IoctlGetInt(g.fd, unix.TIOCINQ)
-	if err != nil {
-		return 0, fmt.Errorf("counting events: %w", err)
-	}
-	return (n + metadataLen - 1) / metadataLen, nil
-}
-
 // allow lets the opener go on, which the kernel knows by our descriptor, and
 // closes it.
 func (e fileEvent) allow() error {
