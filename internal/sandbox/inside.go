@@ -136,10 +136,19 @@ func prepare() (*exec.Cmd, note, error) {
 	if err := dropPrivileges(); err != nil {
 		return nil, note{}, err
 	}
+	gauge, err := newGauge()
+	if err != nil {
+		return nil, note{}, err
+	}
+	if r.Traced {
+		if err := installTraced(); err != nil {
+			return nil, note{}, err
+		}
+	}
 	if ready.Listener, err = installFilter(); err != nil {
 		return nil, note{}, err
 	}
-	if ready.Facts, err = measure(); err != nil {
+	if ready.Facts, err = gauge.measure(); err != nil {
 		return nil, note{}, err
 	}
 	return cmd, ready, nil

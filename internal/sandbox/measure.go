@@ -5,6 +5,7 @@ package sandbox
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -20,9 +21,30 @@ type facts struct {
 	RootReadOnly bool
 }
 
-func measure() (facts, error) {
+// gauge reads them. Its files are opened before the filter is installed, since one that serves a
+// tracer lets nothing be opened before there is one; the kernel writes what they
+// say when they are read.
+type gauge struct{ status, interfaces *os.File }
+
+func newGauge() (gauge, error) {
+	status, err := os.Open("/proc/thread-self/status")
+	if err != nil {
+		return gauge{}, fmt.Errorf("opening our own status: %w", err)
+	}
+	// Not by netlink: its send would wait for a watcher that does not serve yet.
+	interfaces, err := os.Open("/proc/thread-self/net/dev")
+	if err != nil {
+		status.Close()
+		return gauge{}, fmt.Errorf("opening the list of interfaces: %w", err)
+	}
+	return gauge{status, interfaces}, nil
+}
+
+func (g gauge) measure() (facts, error) {
+	defer g.status.Close()
+	defer g.interfaces.Close()
 	f := facts{Status: map[string]string{}}
-	b, err := os.ReadFile("/proc/thread-self/status")
+	b, err := io.ReadAll(g.status)
 	if err != nil {
 		return f, fmt.Errorf("reading our own status: %w", err)
 	}
@@ -33,8 +55,7 @@ func measure() (facts, error) {
 			f.Status[k] = strings.Join(strings.Fields(v), " ")
 		}
 	}
-	// Not by netlink: its send would wait for a watcher that does not serve yet.
-	if b, err = os.ReadFile("/proc/thread-self/net/dev"); err != nil {
+	if b, err = io.ReadAll(g.interfaces); err != nil {
 		return f, fmt.Errorf("listing interfaces: %w", err)
 	}
 	for l := range strings.Lines(string(b)) {

@@ -54,6 +54,7 @@ type room struct {
 	Toolchain []string // host directories seen read-only under their own names
 	Limits    Limits
 	Groups    bool // supplementary groups can and must be given up
+	Traced    bool // calls stop for a tracer, which attaches before the release
 }
 
 // note is what the first process says: exactly one of the fields.
@@ -215,7 +216,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0,
+		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(),
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()

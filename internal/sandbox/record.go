@@ -19,7 +19,7 @@ func (p *process) record(n note, w *watcher) (recording, error) {
 		return recording{}, nil
 	}
 	a, err := trace.Start(trace.Subject{
-		PID: p.cmd.Process.Pid, Engine: p.spec.Trace.Engine, Writable: p.writable(),
+		PID: p.cmd.Process.Pid, Engine: trace.Pick(p.spec.Trace.Engine), Filter: p.traced(), Writable: p.writable(),
 		Log: p.spec.Trace.Log, Digests: p.spec.Trace.Digests,
 	})
 	if err != nil {
@@ -30,6 +30,11 @@ func (p *process) record(n note, w *watcher) (recording, error) {
 		_ = a.Connect(trace.Connect{PID: pid, Address: address, Refused: refused})
 	}
 	return recording{agent: a}, nil
+}
+
+// traced reports whether the filter has to stop calls for the ptrace engine.
+func (p *process) traced() bool {
+	return p.spec.Trace != nil && trace.Pick(p.spec.Trace.Engine) == trace.Ptrace
 }
 
 // writable are the places inside that the program can write to.

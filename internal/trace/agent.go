@@ -77,6 +77,10 @@ func begin(s Subject, r *recorder) (engine, error) {
 
 // candidates are the engines to try, in order.
 func candidates(s Subject) []engine {
+	switch Pick(s.Engine) {
+	case Ptrace:
+		return []engine{newTracer()}
+	}
 	return nil
 }
 

@@ -1,0 +1,307 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package trace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// tracer is the ptrace engine. The sandbox's filter stops a process at each call
+// that opens a file or changes a name, and at the call's end, before the process
+// goes on, the tracer looks at the very file that the process got. It needs no
+// privilege beyond being the user that made the sandbox.
+//
+// One thread does everything: ptrace belongs to a thread, and since nothing goes
+// on while it looks, the order of the events is the order of what happened.
+type tracer struct {
+	rec     *recorder
+	subject Subject
+	calls   [maxCall]call
+	root    int // descriptor of the sandbox's root directory
+
+	threads map[int]*thread
+	early   map[int]struct{} // new threads that stopped before their makers did
+
+	digests known
+	writing writers
+
+	path []byte // scratch of the loop
+	link []byte
+	hash []byte
+}
+
+// maxCall is more than any system call number.
+const maxCall = 1024
+
+// thread is one that is traced.
+type thread struct {
+	tid  int
+	proc *proc
+	// The call that it is in.
+	call   call
+	args   [6]uint64
+	making bool // the name that it opens did not exist
+}
+
+// proc is one process: it may have many threads, and they all die when one of
+// them becomes another program.
+type proc struct {
+	pid     int
+	threads int
+	// The first process of the sandbox is ours, and so is its child until it
+	// becomes the program: what they do is no doing of the build.
+	ours   bool
+	labels map[string]struct{} // names of what is no regular file that were recorded
+}
+
+func newTracer() *tracer {
+	return &tracer{
+		threads: map[int]*thread{}, early: map[int]struct{}{},
+		path: make([]byte, 0, 64), link: make([]byte, 2*unix.PathMax), hash: make([]byte, 1<<18),
+	}
+}
+
+func (t *tracer) name() string { return "ptrace" }
+
+const options = unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
+	unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
+
+// attach seizes the first process. Only its main thread starts programs, and all
+// that comes from that thread is traced from its first instruction.
+func (t *tracer) attach(s Subject, r *recorder) error {
+	if !s.Filter {
+		return errors.New("the sandbox's filter stops no call")
+	}
+	runtime.LockOSThread() // for good: run is called on the same thread
+	// Each stop would raise a signal that says what wait4 says anyway.
+	signal.Ignore(unix.SIGCHLD)
+	t.rec, t.subject = r, s
+	for nr, c := range calls() {
+		t.calls[nr] = c
+	}
+	var err error
+	if t.root, err = unix.Open(fmt.Sprintf("/proc/%d/root", s.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("finding the sandbox's root: %w", err)
+	}
+	if err := t.writing.open(); err != nil {
+		return err
+	}
+	if t.digests, err = openKnown(s.Digests); err != nil {
+		return err
+	}
+	if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(s.PID), 0, options, 0, 0); e != 0 {
+		return fmt.Errorf("seizing the sandbox's first process: %w", e)
+	}
+	p := &proc{pid: s.PID, threads: 1, ours: true}
+	t.threads[s.PID] = &thread{tid: s.PID, proc: p}
+	return nil
+}
+
+// run handles stops until no process is left. All of them end before the control
+// plane says that the step is over.
+func (t *tracer) run(finish <-chan struct{}) {
+	for {
+		var ws unix.WaitStatus
+		tid, err := waitAny(&ws)
+		if errors.Is(err, unix.ECHILD) {
+			break
+		}
+		if err != nil {
+			t.rec.fail("waiting for a process: %v", err)
+			break
+		}
+		if ws.Exited() || ws.Signaled() {
+			t.ended(tid, ws)
+			continue
+		}
+		t.stopped(tid, ws)
+	}
+	t.drain()
+	t.settleAll()
+	if err := t.digests.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "keeping digests:", err)
+	}
+	<-finish
+}
+
+// stopped handles one stop and lets the thread go on.
+func (t *tracer) stopped(tid int, ws unix.WaitStatus) {
+	sig, event := ws.StopSignal(), int(ws)>>16
+	th := t.threads[tid]
+	if th == nil {
+		// It waits until the stop of its maker says whose it is.
+		t.early[tid] = struct{}{}
+		return
+	}
+	how, pass := unix.PTRACE_CONT, unix.Signal(0)
+	switch {
+	case event == unix.PTRACE_EVENT_SECCOMP:
+		if t.entered(th) {
+			how = unix.PTRACE_SYSCALL
+		}
+	case sig == unix.SIGTRAP|0x80:
+		t.left(th)
+	case event == unix.PTRACE_EVENT_FORK, event == unix.PTRACE_EVENT_VFORK, event == unix.PTRACE_EVENT_CLONE:
+		if child, e := ptraceMessage(tid); e == 0 {
+			t.born(th, child)
+		}
+	case event == unix.PTRACE_EVENT_EXEC:
+		t.became(th)
+	case event == unix.PTRACE_EVENT_STOP:
+		switch sig {
+		case unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+			how = unix.PTRACE_LISTEN // it stays stopped as it was told to
+		}
+	default:
+		pass = sig // of the program's own, the runtime's preemption included
+	}
+	t.resume(how, tid, pass)
+}
+
+// resume lets a thread go on. One that was killed meanwhile is reported dead
+// later.
+func (t *tracer) resume(how, tid int, pass unix.Signal) {
+	if e := ptraceResume(how, tid, pass); e != 0 && e != unix.ESRCH {
+		t.rec.fail("letting thread %d go on: %v", tid, e)
+	}
+}
+
+// born takes in what th made: a thread of its process, or a process.
+func (t *tracer) born(th *thread, child int) {
+	if t.threads[child] == nil {
+		t.admit(th.proc, child)
+	}
+	if _, waits := t.early[child]; waits {
+		delete(t.early, child)
+		t.resume(unix.PTRACE_CONT, child, 0)
+	}
+}
+
+func (t *tracer) admit(parent *proc, child int) {
+	if sameGroup(parent.pid, child) {
+		parent.threads++
+		t.threads[child] = &thread{tid: child, proc: parent}
+		return
+	}
+	p := &proc{pid: child, threads: 1, ours: parent.ours}
+	t.threads[child] = &thread{tid: child, proc: p}
+	if !p.ours {
+		t.rec.fork(parent.pid, child)
+	}
+}
+
+// ended takes a thread out, and its process with the last one: the kernel
+// reports the leader when all others are gone.
+func (t *tracer) ended(tid int, ws unix.WaitStatus) {
+	delete(t.early, tid)
+	if th := t.threads[tid]; th != nil {
+		delete(t.threads, tid)
+		th.proc.threads--
+		if th.proc.pid == tid {
+			t.drain()
+			t.forget(th.proc)
+			t.rec.exit(tid, ws)
+		}
+	}
+	// The maker of a thread that waits may have been killed before it could say so.
+	for waits := range t.early {
+		t.adopt(waits)
+	}
+}
+
+// adopt takes in a new thread whose maker is dead, by what the kernel says of it.
+// If the maker lives its stop comes later and says the same.
+func (t *tracer) adopt(tid int) {
+	group, parent, err := family(tid)
+	if err != nil {
+		return // it is dead too, or will be looked at again
+	}
+	for _, pid := range []int{group, parent} {
+		if th := t.threads[pid]; th != nil {
+			t.born(th, tid)
+			return
+		}
+	}
+	t.rec.fail("process %d appeared from nowhere", tid)
+	t.born(&thread{proc: &proc{pid: 0}}, tid)
+}
+
+// family reads the process and the parent of a thread.
+func family(tid int) (group, parent int, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for l := range strings.Lines(string(b)) {
+		fmt.Sscanf(l, "Tgid: %d", &group)
+		fmt.Sscanf(l, "PPid: %d", &parent)
+	}
+	return group, parent, nil
+}
+
+// entered looks at a call that is about to happen and reports whether its end
+// matters.
+func (t *tracer) entered(th *thread) bool {
+	th.call = call{}
+	var info syscallInfo
+	if e := ptraceInfo(th.tid, &info); e != 0 {
+		return false // dead
+	}
+	if info.op != infoSeccomp || info.data[0] >= maxCall || t.calls[info.data[0]].op == opNone {
+		t.rec.fail("process %d stopped for a call (%d) that it should not", th.proc.pid, info.data[0])
+		return false
+	}
+	if th.proc.ours {
+		return false
+	}
+	th.call = t.calls[info.data[0]]
+	copy(th.args[:], info.data[1:])
+	th.making = false
+	if th.call.op == opOpen && th.flags()&unix.O_CREAT != 0 || th.call.op == opOpenHow {
+		th.making = t.absent(th)
+	}
+	return true
+}
+
+// left looks at a call that has happened.
+func (t *tracer) left(th *thread) {
+	c := th.call
+	th.call = call{}
+	if c.op == opNone {
+		return
+	}
+	var info syscallInfo
+	if e := ptraceInfo(th.tid, &info); e != 0 {
+		return // dead
+	}
+	if info.op != infoExit {
+		t.rec.fail("process %d stopped where a call should have ended", th.proc.pid)
+		return
+	}
+	result := int64(info.data[0])
+	if result < 0 {
+		return
+	}
+	t.drain()
+	switch c.op {
+	case opOpen, opOpenHow:
+		t.opened(th, c, int(result))
+	default:
+		t.named(th, c)
+	}
+}
+
+func (th *thread) flags() int {
+	if th.call.flags == none {
+		return th.call.implied
+	}
+	return int(uint32(th.args[th.call.flags])) | th.call.implied
+}
