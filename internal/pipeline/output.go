@@ -24,8 +24,8 @@ import (
 // beside the final one, so that one rename publishes it.
 const partPrefix = ".hallmark-part-"
 
-// checkOut refuses a directory that holds anything but an earlier result.
-func checkOut(out string) error {
+// CheckOut refuses a directory that holds anything but an earlier result.
+func CheckOut(out string) error {
 	entries, err := os.ReadDir(out)
 	if os.IsNotExist(err) {
 		return nil
@@ -52,6 +52,13 @@ func (r *run) write(res Result, out string) error {
 	if err != nil {
 		return err
 	}
+	return Publish(files, out, r.cfg.Disk)
+}
+
+// Publish makes a result directory of files, whose names may lie in policy/ and
+// trace/, and puts it in the place of an earlier one, which is all that may stand
+// there.
+func Publish(files map[string]File, out string, disk durable.Disk) error {
 	parent := filepath.Dir(filepath.Clean(out))
 	if err := durable.MakeDir(parent, 0o755); err != nil {
 		return err
@@ -62,7 +69,7 @@ func (r *run) write(res Result, out string) error {
 	}
 	defer lock.Close()       // as long as it is open, no other run sweeps the part
 	defer os.RemoveAll(part) // what the exchange leaves, or an unfinished part
-	if err := fill(files, part, r.cfg.Disk); err != nil {
+	if err := fill(files, part, disk); err != nil {
 		return err
 	}
 	if err := os.Chmod(part, 0o755); err != nil {
@@ -72,10 +79,10 @@ func (r *run) write(res Result, out string) error {
 		return err
 	}
 	// A run is long: what stands there now may not be what stood there then.
-	if err := checkOut(out); err != nil {
+	if err := CheckOut(out); err != nil {
 		return err
 	}
-	if err := r.cfg.Disk.Step(durable.Synced, out); err != nil {
+	if err := disk.Step(durable.Synced, out); err != nil {
 		return err
 	}
 	err = unix.Renameat2(unix.AT_FDCWD, part, unix.AT_FDCWD, out, unix.RENAME_EXCHANGE)
@@ -85,22 +92,22 @@ func (r *run) write(res Result, out string) error {
 	if err != nil {
 		return fmt.Errorf("publishing results: %w", err)
 	}
-	if err := r.cfg.Disk.Step(durable.Named, out); err != nil {
+	if err := disk.Step(durable.Named, out); err != nil {
 		return err
 	}
 	return durable.SyncDir(parent)
 }
 
-// resultFile is one file of a result directory.
-type resultFile struct {
-	b    []byte
-	mode os.FileMode
+// File is one file of a result directory.
+type File struct {
+	Bytes []byte
+	Mode  os.FileMode
 }
 
 // files are the contents of a result directory by name. No two things share a
 // name, and no name leads out of the directory.
-func (r *run) files(res Result) (map[string]resultFile, error) {
-	files := map[string]resultFile{}
+func (r *run) files(res Result) (map[string]File, error) {
+	files := map[string]File{}
 	var lines bytes.Buffer
 	var provenance []byte
 	for _, e := range append(slices.Clone(res.Evidence), res.VSA) {
@@ -121,10 +128,10 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 		"trusted_root.json": r.cfg.TrustedRoot, "roots.json": r.cfg.Roots, "release.pub": r.cfg.ReleaseKey,
 		"VERIFY.txt": r.instructions(res, provenance != nil),
 	} {
-		files[name] = resultFile{b, 0o644}
+		files[name] = File{b, 0o644}
 	}
 	for name, b := range r.cfg.PolicyFiles {
-		files["policy/"+name] = resultFile{b, 0o644}
+		files["policy/"+name] = File{b, 0o644}
 	}
 	if err := r.traceFiles(files); err != nil {
 		return nil, err
@@ -134,13 +141,13 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 		return nil, err
 	}
 	for _, d := range docs {
-		files[d.name] = resultFile{d.bytes, 0o644}
+		files[d.name] = File{d.bytes, 0o644}
 	}
 	add := func(name string, b []byte, mode os.FileMode) error {
 		if _, taken := files[name]; taken || name == "" || name == "." || name == ".." || name == "policy" || name == traceDir || strings.ContainsAny(name, "/\x00") {
 			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodePipelineArtifactName, "artifact name %q is reserved, doubled or no base name", name)
 		}
-		files[name] = resultFile{b, mode}
+		files[name] = File{b, mode}
 		return nil
 	}
 	for _, a := range res.Artifacts {
@@ -161,7 +168,7 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 }
 
 // fill writes files into dir and syncs them, but for the names in dir itself.
-func fill(files map[string]resultFile, dir string, disk durable.Disk) error {
+func fill(files map[string]File, dir string, disk durable.Disk) error {
 	for _, d := range []string{"policy", traceDir} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			return err
@@ -169,7 +176,7 @@ func fill(files map[string]resultFile, dir string, disk durable.Disk) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		path := filepath.Join(dir, filepath.FromSlash(name))
-		if err := writeFile(path, files[name].b, files[name].mode); err != nil {
+		if err := writeFile(path, files[name].Bytes, files[name].Mode); err != nil {
 			return err
 		}
 		if err := disk.Step(durable.Written, path); err != nil {
@@ -183,7 +190,7 @@ func fill(files map[string]resultFile, dir string, disk durable.Disk) error {
 // whose digests are in the evidence.
 const traceDir = "trace"
 
-func (r *run) traceFiles(files map[string]resultFile) error {
+func (r *run) traceFiles(files map[string]File) error {
 	add := func(name string, d hallmark.Digest) error {
 		if d == "" {
 			return nil
@@ -192,7 +199,7 @@ func (r *run) traceFiles(files map[string]resultFile) error {
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", name, err)
 		}
-		files[traceDir+"/"+name] = resultFile{b, 0o644}
+		files[traceDir+"/"+name] = File{b, 0o644}
 		return nil
 	}
 	t := r.build.Facts.Trace

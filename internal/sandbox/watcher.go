@@ -26,6 +26,7 @@ type watcher struct {
 	fd    int
 	pidfd int
 	clock func() time.Time
+	open  bool   // refuse nothing, only record: there is no network namespace
 	end   [2]int // pipe: closed to stop
 	// connected is told of every connection, loopback included, by the process
 	// that tries it; it may be nil, and is set before run.
@@ -130,7 +131,9 @@ func (w *watcher) run() {
 		}
 		r := seccompResp{ID: n.ID, Flags: flagGoOn}
 		if out := w.judge(n); out != nil {
-			r.Flags, r.Error = 0, -int32(unix.ENETUNREACH)
+			if !w.open {
+				r.Flags, r.Error = 0, -int32(unix.ENETUNREACH)
+			}
 			w.mu.Lock()
 			if len(w.egress) < maxEgress {
 				w.egress = append(w.egress, *out)
@@ -164,20 +167,26 @@ func (w *watcher) judge(n seccompNotif) *Egress {
 		}
 		return b[:k]
 	}
+	var first *Egress
 	for _, m := range messages(n, read) {
 		to, leaves := destination(m.address)
-		if to != "" && w.connected != nil {
-			w.connected(threadGroup(n.PID), to, leaves)
+		if to == "" && w.open && len(m.address) >= 2 {
+			to = fmt.Sprintf("family:%d", binary.NativeEndian.Uint16(m.address))
 		}
-		if leaves {
-			e := w.attempt(n, to)
+		if to != "" && w.connected != nil {
+			w.connected(threadGroup(n.PID), to, leaves && !w.open)
+		}
+		if leaves && first == nil {
+			first = w.attempt(n, to)
 			if strings.HasSuffix(to, ":53") {
-				e.Name = dnsQuestion(m.payload)
+				first.Name = dnsQuestion(m.payload)
 			}
-			return e
+			if !w.open { // nothing of the call will happen
+				break
+			}
 		}
 	}
-	return nil
+	return first
 }
 
 // message is what one system call sends to one address.
@@ -232,6 +241,9 @@ func (w *watcher) attempt(n seccompNotif, to string) *Egress {
 func (w *watcher) unreadable(n seccompNotif, err error) *Egress {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	if w.open && w.connected != nil {
+		w.connected(threadGroup(n.PID), "unreadable", false)
 	}
 	return w.attempt(n, "unreadable")
 }
