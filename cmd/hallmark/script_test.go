@@ -61,7 +61,7 @@ func TestScript(t *testing.T) {
 			"registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads,
 		},
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 	"github.com/hallmark-sc/hallmark/verify"
 )
 
@@ -99,7 +100,7 @@ func Wrap(ctx context.Context, cfg WrapConfig) (Wrapped, error) {
 	}
 	rep, err := sandbox.Wrap(ctx, now, sandbox.WrapSpec{
 		Path: w.program, Argv: cfg.Argv, Env: w.environment(), Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
-		Log: filepath.Join(work, "events.jsonl"),
+		Log: filepath.Join(work, "events.jsonl"), Hidden: w.hidden(),
 	})
 	if err != nil {
 		return Wrapped{}, err
@@ -170,7 +171,7 @@ func (w *wrapping) prepare() error {
 func (w *wrapping) describe() error {
 	w.command = attest.Command{Dir: text(build.Raw(w.dir)), Variables: []string{}}
 	for _, a := range w.cfg.Argv {
-		w.command.Argv = append(w.command.Argv, text(build.Raw(a)))
+		w.command.Argv = append(w.command.Argv, text(build.Raw(trace.Hide(a, w.hidden()))))
 	}
 	for _, e := range w.environment() {
 		name, _, _ := strings.Cut(e, "=")
@@ -191,6 +192,23 @@ func (w *wrapping) environment() []string {
 		name, _, _ := strings.Cut(e, "=")
 		return name == "HALLMARK_PASSPHRASE" || name == "HALLMARK_PASSPHRASE_FILE"
 	})
+}
+
+// secretName is what variables of credentials are called.
+var secretName = regexp.MustCompile(`(?i)token|secret|passw|passphrase|credential|api_?key|access_?key|private_?key|auth|cookie|_pat$|_key$`)
+
+// hidden are the values of variables that look like credentials, the longest
+// first: a shell puts them into arguments.
+func (w *wrapping) hidden() []trace.Hidden {
+	const shortest = 6 // what is shorter would be found everywhere
+	var out []trace.Hidden
+	for _, e := range w.environment() {
+		if name, value, _ := strings.Cut(e, "="); secretName.MatchString(name) && len(value) >= shortest {
+			out = append(out, trace.Hidden{Name: text(build.Raw(name)), Value: []byte(value)})
+		}
+	}
+	slices.SortFunc(out, func(a, b trace.Hidden) int { return len(b.Value) - len(a.Value) })
+	return out
 }
 
 // conclude makes the evidence of a command that ran.

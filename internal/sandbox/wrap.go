@@ -30,7 +30,8 @@ type WrapSpec struct {
 	Argv                  []string
 	Env                   []string // complete
 	Stdin, Stdout, Stderr *os.File // are the command's own
-	Log                   string   // where the event log is written; no file may be there
+	Hidden                []trace.Hidden
+	Log                   string // where the event log is written; no file may be there
 }
 
 // Wrap runs a command under the ptrace engine and waits for everything it
@@ -137,7 +138,7 @@ func (w *wrapped) serve(ctx context.Context, clock func() time.Time, asked <-cha
 	}
 	watcher.open = true
 	agent, err := trace.Start(trace.Subject{
-		PID: w.cmd.Process.Pid, Engine: trace.Ptrace, Filter: true, Writable: []string{"/"}, Log: w.spec.Log,
+		PID: w.cmd.Process.Pid, Engine: trace.Ptrace, Filter: true, Writable: []string{"/"}, Log: w.spec.Log, Hidden: w.spec.Hidden,
 	})
 	if err != nil {
 		watcher.abandon()
@@ -157,7 +158,13 @@ func (w *wrapped) serve(ctx context.Context, clock func() time.Time, asked <-cha
 	watcher.stop()
 	<-watching
 	rep.FinishedOn, rep.Egress = clock(), watcher.seen()
+	lost := ""
 	if !last.Exited { // who watches the command's end is gone: end what it left
+		select {
+		case <-agent.Dead():
+		default:
+			lost = "the process that watched over the command was ended from outside"
+		}
 		unix.Kill(agent.PID(), unix.SIGKILL) // and everything traced dies with the agent
 	}
 	t := agent.Finish()
@@ -170,8 +177,8 @@ func (w *wrapped) serve(ctx context.Context, clock func() time.Time, asked <-cha
 	}
 	if !last.Exited {
 		rep.ExitCode, rep.Signal = -1, "SIGKILL"
-		if t.Failure == "" {
-			t.Failure = "the process that watched over the command was ended from outside"
+		if lost != "" {
+			t.Failure = lost
 		}
 	}
 	return rep, nil

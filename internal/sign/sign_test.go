@@ -164,7 +164,7 @@ func TestWhoMaySignWhat(t *testing.T) {
 	may := map[sign.Identity]map[string]bool{
 		sign.Observer: {intoto.PredicateSource: true, intoto.PredicateTestResult: true, intoto.PredicateVulns: true, intoto.PredicateSCAI: true, intoto.PredicateLink: true, intoto.PredicateSPDX: true, intoto.PredicateCycloneDX: true},
 		sign.Builder:  {intoto.PredicateProvenance: true}, sign.Release: {intoto.PredicateVSA: true},
-		sign.Policy: {intoto.PredicatePolicy: true, intoto.PredicateGenesis: true},
+		sign.Policy:  {intoto.PredicatePolicy: true, intoto.PredicateGenesis: true},
 		sign.Wrapper: {intoto.PredicateProvenance: true},
 		0:            {}, 6: {}, -1: {},
 	}
