@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,11 +28,16 @@ type tracer struct {
 	calls   [maxCall]call
 	root    int // descriptor of the sandbox's root directory
 
-	threads map[int]*thread
-	early   map[int]struct{} // new threads that stopped before their makers did
+	threads   map[int]*thread
+	early     map[int]struct{}        // new threads that stopped before their makers did
+	stillborn map[int]unix.WaitStatus // that ended before
 
 	digests known
 	writing writers
+	readers readers
+
+	stops int
+	heap  uint64 // bytes after the last collection
 
 	path []byte // scratch of the loop
 	link []byte
@@ -64,7 +70,7 @@ type proc struct {
 
 func newTracer() *tracer {
 	return &tracer{
-		threads: map[int]*thread{}, early: map[int]struct{}{},
+		threads: map[int]*thread{}, early: map[int]struct{}{}, stillborn: map[int]unix.WaitStatus{}, readers: readers{},
 		path: make([]byte, 0, 64), link: make([]byte, 2*unix.PathMax), hash: make([]byte, 1<<18),
 	}
 }
@@ -108,9 +114,10 @@ func (t *tracer) attach(s Subject, r *recorder) error {
 // run handles stops until no process is left. All of them end before the control
 // plane says that the step is over.
 func (t *tracer) run(finish <-chan struct{}) {
+	alone()
 	for {
 		var ws unix.WaitStatus
-		tid, err := waitAny(&ws)
+		tid, err := t.next(&ws)
 		if errors.Is(err, unix.ECHILD) {
 			break
 		}
@@ -123,6 +130,7 @@ func (t *tracer) run(finish <-chan struct{}) {
 			continue
 		}
 		t.stopped(tid, ws)
+		t.rest()
 	}
 	t.drain()
 	t.settleAll()
@@ -151,7 +159,7 @@ func (t *tracer) stopped(tid int, ws unix.WaitStatus) {
 		t.left(th)
 	case event == unix.PTRACE_EVENT_FORK, event == unix.PTRACE_EVENT_VFORK, event == unix.PTRACE_EVENT_CLONE:
 		if child, e := ptraceMessage(tid); e == 0 {
-			t.born(th, child)
+			t.born(th, child, event)
 		}
 	case event == unix.PTRACE_EVENT_EXEC:
 		t.became(th)
@@ -174,12 +182,43 @@ func (t *tracer) resume(how, tid int, pass unix.Signal) {
 	}
 }
 
-// born takes in what th made: a thread of its process, or a process.
-func (t *tracer) born(th *thread, child int) {
-	if t.threads[child] == nil {
-		t.admit(th.proc, child)
+// next waits for the next stop or end. While a new thread waits for its maker to
+// say whose it is, which takes microseconds, it does not wait for good: the maker
+// may have been killed first.
+func (t *tracer) next(ws *unix.WaitStatus) (int, error) {
+	const tries, pause = 100, 100 * time.Microsecond
+	for n := 0; len(t.early) > 0; n++ {
+		tid, err := waitFor(ws, unix.WNOHANG)
+		if err != nil || tid != 0 {
+			return tid, err
+		}
+		if n == tries {
+			for waits := range t.early {
+				t.adopt(waits)
+			}
+		}
+		time.Sleep(pause)
 	}
-	if _, waits := t.early[child]; waits {
+	return waitFor(ws, 0)
+}
+
+// born takes in what th made: a thread of its process, or a process.
+func (t *tracer) born(th *thread, child, event int) {
+	_, waits := t.early[child]
+	switch {
+	case t.threads[child] != nil: // adopted
+	case waits || exists(child):
+		delete(t.stillborn, child)
+		t.admit(th.proc, child)
+	default:
+		// It was killed before it did anything, or has been adopted and ended.
+		if ws, ok := t.stillborn[child]; ok && event != unix.PTRACE_EVENT_CLONE && !th.proc.ours {
+			t.rec.fork(th.proc.pid, child)
+			t.rec.exit(child, ws)
+		}
+		delete(t.stillborn, child)
+	}
+	if waits {
 		delete(t.early, child)
 		t.resume(unix.PTRACE_CONT, child, 0)
 	}
@@ -202,36 +241,41 @@ func (t *tracer) admit(parent *proc, child int) {
 // reports the leader when all others are gone.
 func (t *tracer) ended(tid int, ws unix.WaitStatus) {
 	delete(t.early, tid)
-	if th := t.threads[tid]; th != nil {
-		delete(t.threads, tid)
-		th.proc.threads--
-		if th.proc.pid == tid {
-			t.drain()
-			t.forget(th.proc)
-			t.rec.exit(tid, ws)
-		}
+	th := t.threads[tid]
+	if th == nil {
+		t.stillborn[tid] = ws
+		return
 	}
-	// The maker of a thread that waits may have been killed before it could say so.
-	for waits := range t.early {
-		t.adopt(waits)
+	delete(t.threads, tid)
+	th.proc.threads--
+	if th.proc.pid == tid {
+		th.proc.threads = 0
+		t.drain()
+		t.forget(th.proc)
+		t.rec.exit(tid, ws)
 	}
 }
 
-// adopt takes in a new thread whose maker is dead, by what the kernel says of it.
-// If the maker lives its stop comes later and says the same.
+// adopt takes in a new thread whose maker does not say that it made it, by what
+// the kernel says.
 func (t *tracer) adopt(tid int) {
 	group, parent, err := family(tid)
 	if err != nil {
-		return // it is dead too, or will be looked at again
+		return // it is dead too
 	}
-	for _, pid := range []int{group, parent} {
-		if th := t.threads[pid]; th != nil {
-			t.born(th, tid)
-			return
+	if th := t.threads[group]; th != nil {
+		t.born(th, tid, 0)
+		return
+	}
+	if th := t.threads[parent]; th != nil {
+		if parent == t.subject.PID { // an orphan: who made it is not known
+			th = &thread{proc: &proc{pid: parent}}
 		}
+		t.born(th, tid, 0)
+		return
 	}
 	t.rec.fail("process %d appeared from nowhere", tid)
-	t.born(&thread{proc: &proc{pid: 0}}, tid)
+	t.born(&thread{proc: &proc{}}, tid, 0)
 }
 
 // family reads the process and the parent of a thread.
@@ -262,6 +306,7 @@ func (t *tracer) entered(th *thread) bool {
 	if th.proc.ours {
 		return false
 	}
+	t.drain()
 	th.call = t.calls[info.data[0]]
 	copy(th.args[:], info.data[1:])
 	th.making = false
@@ -290,7 +335,6 @@ func (t *tracer) left(th *thread) {
 	if result < 0 {
 		return
 	}
-	t.drain()
 	switch c.op {
 	case opOpen, opOpenHow:
 		t.opened(th, c, int(result))

@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/hallmark-sc/hallmark"
 )
 
 // became records that a process is another program now. All its other threads
@@ -57,7 +55,7 @@ func (t *tracer) program(th *thread) error {
 	if err != nil {
 		return err
 	}
-	d, err := t.content(f, label, id)
+	d, id, err := t.content(f, label, id)
 	if err != nil {
 		return err
 	}
@@ -80,18 +78,6 @@ func (t *tracer) program(th *thread) error {
 		return fmt.Errorf("its script: %w", err)
 	}
 	return nil
-}
-
-// content is the digest of an open file.
-func (t *tracer) content(f *os.File, label string, id identity) (d hallmark.Digest, err error) {
-	shaky, inside := t.writing.has(id), t.inside(label)
-	if d, ok := t.digests.find(id, label, shaky, inside); ok {
-		return d, nil
-	}
-	if d, id, err = t.digest(f, label); err == nil && !shaky {
-		t.digests.keep(id, d, inside)
-	}
-	return d, err
 }
 
 // auxiliary reads where the kernel put the loader (0: there is none) and the name
@@ -185,7 +171,7 @@ func (t *tracer) hidden(th *thread, name string, right func(identity) bool) erro
 	if e != 0 {
 		return e
 	}
-	d, err := t.content(f, label, id)
+	d, id, err := t.content(f, label, id)
 	if err != nil {
 		return err
 	}

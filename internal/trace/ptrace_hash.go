@@ -68,39 +68,75 @@ func (t *tracer) sum(f *os.File) (hallmark.Digest, error) {
 	}
 }
 
-// inode is one file, whatever it holds.
-type inode struct{ dev, ino uint64 }
+// node is one file, whatever it holds.
+type node struct{ dev, ino uint64 }
 
-func (id identity) inode() inode { return inode{id.dev, id.ino} }
+func (id identity) node() node { return node{id.dev, id.ino} }
 
-// known are the digests of the versions that were hashed.
+// known are the digests of the versions that were hashed: those of this trace,
+// and of files out of reach also earlier ones.
 type known struct {
-	files map[inode]version
+	files map[node]version
+	store *digestStore
 }
 
+// version is what a file held.
 type version struct {
 	id     identity
 	digest hallmark.Digest
 }
 
-func openKnown(path string) (known, error) { return known{files: map[inode]version{}}, nil }
+func openKnown(path string) (known, error) {
+	store, err := openDigests(path)
+	return known{files: map[node]version{}, store: store}, err
+}
 
 // find returns the digest of a version. What somebody may be writing is not
 // known.
-func (k *known) find(id identity, label string, shaky, inside bool) (hallmark.Digest, bool) {
+func (k *known) find(id identity, shaky, inside bool) (hallmark.Digest, bool) {
 	if shaky {
 		return "", false
 	}
-	v, ok := k.files[id.inode()]
-	return v.digest, ok && v.id == id
+	if v, ok := k.files[id.node()]; ok && v.id == id {
+		return v.digest, true
+	}
+	if inside {
+		return "", false
+	}
+	d, ok := k.store.find(id)
+	if ok {
+		k.files[id.node()] = version{id, d}
+	}
+	return d, ok
 }
 
-func (k *known) keep(id identity, d hallmark.Digest, inside bool) {
-	k.files[id.inode()] = version{id, d}
+// keep remembers a digest; f is open where the file is out of reach, else nil.
+func (k *known) keep(id identity, d hallmark.Digest, f *os.File) {
+	k.files[id.node()] = version{id, d}
+	if f != nil {
+		k.store.keep(id, d, int(f.Fd()))
+	}
 }
 
 // drop forgets a file that is about to change: two versions may look the same
 // where a kernel's clock is coarse.
-func (k *known) drop(id identity) { delete(k.files, id.inode()) }
+func (k *known) drop(id identity) { delete(k.files, id.node()) }
 
-func (k *known) close() error { return nil }
+func (k *known) close() error { return k.store.close() }
+
+// content is the digest of an open file, and the version that was hashed.
+func (t *tracer) content(f *os.File, label string, id identity) (hallmark.Digest, identity, error) {
+	shaky, inside := t.writing.has(id), t.inside(label)
+	if d, ok := t.digests.find(id, shaky, inside); ok {
+		return d, id, nil
+	}
+	d, id, err := t.digest(f, label)
+	switch {
+	case err != nil || shaky:
+	case inside:
+		t.digests.keep(id, d, nil)
+	default:
+		t.digests.keep(id, d, f)
+	}
+	return d, id, err
+}

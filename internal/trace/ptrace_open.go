@@ -47,6 +47,11 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 	writes := flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
 	id := identify(&st)
 	shaky := t.writing.has(id)
+	if shaky {
+		// Whoever wrote it may have let go since the call began.
+		t.drain()
+		shaky = t.writing.has(id)
+	}
 	if !writes && !shaky && t.rec.knows(th.proc.pid, id) {
 		return
 	}
@@ -74,7 +79,7 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 
 // reads records a file that is open for reading as fd.
 func (t *tracer) reads(th *thread, label string, fd int, id identity, shaky bool) {
-	d, ok := t.digests.find(id, label, shaky, t.inside(label))
+	d, ok := t.digests.find(id, shaky, t.inside(label))
 	if !ok {
 		f, err := t.take(th, fd)
 		if err != nil {
@@ -82,17 +87,17 @@ func (t *tracer) reads(th *thread, label string, fd int, id identity, shaky bool
 			return
 		}
 		defer f.Close()
-		if d, id, err = t.digest(f, label); err != nil {
+		if d, id, err = t.content(f, label, id); err != nil {
 			t.lost(th, "%s: %v", label, err)
 			return
 		}
-		if !shaky {
-			t.digests.keep(id, d, t.inside(label))
-		}
 	}
 	t.rec.opened(th.proc.pid, label, id, d)
-	if shaky {
+	switch {
+	case shaky:
 		t.writing.read(id, t.rec.number(th.proc.pid), d)
+	case t.inside(label):
+		t.readers.add(id.node(), th.proc, d)
 	}
 }
 

@@ -20,30 +20,35 @@ import (
 // gone.
 type writers struct {
 	notify int
-	files  map[inode]*written
+	files  map[node]*written
 	watch  map[int32]*written
 }
 
 // written is one such file.
 type written struct {
-	key     inode
+	key     node
 	fd      int
 	wd      int32 // -1: it is not watched, since the user has no watch left
 	label   string
-	opens   int   // how often it was opened for writing
-	writers []int // processes that did, by their numbers in the trace
-	last    identity
+	writers []writer // that opened it and may have it open
+	last    version  // what was recorded last
 	reads   []sight
 }
 
-// sight is what a process read while somebody else could write.
+// writer is a process that opened a file for writing.
+type writer struct {
+	number int // in the trace
+	proc   *proc
+}
+
+// sight is what a process read and may still be reading while others can write.
 type sight struct {
 	process int
 	digest  hallmark.Digest
 }
 
 func (w *writers) open() error {
-	w.files, w.watch = map[inode]*written{}, map[int32]*written{}
+	w.files, w.watch = map[node]*written{}, map[int32]*written{}
 	var err error
 	if w.notify, err = unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC); err != nil {
 		return fmt.Errorf("watching for files that are closed: %w", err)
@@ -55,13 +60,13 @@ func (w *writers) has(id identity) bool {
 	if len(w.files) == 0 {
 		return false
 	}
-	_, ok := w.files[id.inode()]
+	_, ok := w.files[id.node()]
 	return ok
 }
 
 // read remembers what a process saw of a file that somebody can write to.
 func (w *writers) read(id identity, process int, d hallmark.Digest) {
-	if f := w.files[id.inode()]; f != nil {
+	if f := w.files[id.node()]; f != nil {
 		f.reads = append(f.reads, sight{process, d})
 	}
 }
@@ -69,23 +74,24 @@ func (w *writers) read(id identity, process int, d hallmark.Digest) {
 // writes takes note of a file that is open for writing. t.path leads to it.
 func (t *tracer) writes(th *thread, label string, id identity) {
 	t.digests.drop(id)
-	w := t.writing.files[id.inode()]
+	w := t.writing.files[id.node()]
 	if w == nil {
 		fd, e := openRaw(t.path, unix.O_PATH)
 		if e != 0 {
 			t.lost(th, "%s, which it writes: %v", label, e)
 			return
 		}
-		w = &written{key: id.inode(), fd: fd, wd: -1, label: label}
-		t.writing.files[id.inode()] = w
+		w = &written{key: id.node(), fd: fd, wd: -1, label: label}
+		t.writing.files[id.node()] = w
 		if wd, err := unix.InotifyAddWatch(t.writing.notify, ownPath(fd), unix.IN_CLOSE_WRITE); err == nil {
 			w.wd = int32(wd)
 			t.writing.watch[w.wd] = w
 		}
 	}
-	w.opens++
-	if p := t.rec.number(th.proc.pid); !slices.Contains(w.writers, p) {
-		w.writers = append(w.writers, p)
+	t.stillReading(w)
+	p := th.proc
+	if !slices.ContainsFunc(w.writers, func(o writer) bool { return o.proc == p }) {
+		w.writers = append(w.writers, writer{t.rec.number(p.pid), p})
 	}
 }
 
@@ -114,42 +120,69 @@ func (t *tracer) drain() {
 			case mask&unix.IN_Q_OVERFLOW != 0:
 				t.settleAll()
 			case w != nil && mask&unix.IN_CLOSE_WRITE != 0:
-				t.settle(w, w.opens == 1)
+				t.settle(w)
 			}
 		}
 	}
 }
 
-// settle records what a file holds now that a writer let go of it. last says
-// that nobody else can write to it.
-func (t *tracer) settle(w *written, last bool) {
-	f, err := os.Open(ownPath(w.fd))
+// settle records what a file holds now that a writer let go of it, and lets go
+// of it too if there is no other.
+func (t *tracer) settle(w *written) {
+	h, e := openRaw(append([]byte(ownPath(w.fd)), 0), unix.O_RDONLY)
+	if e != 0 {
+		t.rec.fail("recording %s, which was written: %v", w.label, e)
+		t.release(w)
+		return
+	}
+	f := os.NewFile(uintptr(h), w.label)
+	defer f.Close()
+	last := unwritten(h) // asked before it is read: no new writer goes on meanwhile
+	d, id, err := t.digest(f, w.label)
 	if err != nil {
 		t.rec.fail("recording %s, which was written: %v", w.label, err)
 		t.release(w)
 		return
 	}
-	defer f.Close()
-	d, id, err := t.digest(f, w.label)
-	if err != nil {
-		t.rec.fail("recording %s, which was written: %v", w.label, err)
-	}
-	if err == nil && id != w.last {
-		w.last = id
-		for _, process := range w.writers {
-			t.rec.wroteBy(process, w.label, id, d)
+	if now := (version{id, d}); now != w.last {
+		w.last = now
+		for _, o := range w.writers {
+			t.rec.wroteBy(o.number, w.label, id, d)
 		}
-		if slices.ContainsFunc(w.reads, func(s sight) bool { return s.digest != d && !(len(w.writers) == 1 && w.writers[0] == s.process) }) {
-			t.rec.unstable(w.label, d)
-			w.reads = nil
-		}
+		t.judge(w, d)
 	}
 	if last {
 		t.release(w)
-		if err == nil {
-			t.digests.keep(id, d, true)
-		}
+		t.digests.keep(id, d, nil)
+		return
 	}
+	// What a process that has ended wrote is recorded; whoever has its descriptor
+	// is another process, which is not told apart from those that still write.
+	if alive := slices.DeleteFunc(slices.Clone(w.writers), func(o writer) bool { return o.proc.threads <= 0 }); len(alive) > 0 {
+		w.writers = alive
+	}
+}
+
+// judge says that a file is unstable if somebody read something else from it
+// than it holds now, without having written it alone.
+func (t *tracer) judge(w *written, d hallmark.Digest) {
+	misled := func(s sight) bool {
+		return s.digest != d && !(len(w.writers) == 1 && w.writers[0].number == s.process)
+	}
+	if slices.ContainsFunc(w.reads, misled) {
+		t.rec.unstable(w.label, d)
+		w.reads = nil
+	}
+}
+
+// unwritten reports whether nobody has a file open for writing, mappings
+// included: only then the kernel grants a lease for reading.
+func unwritten(fd int) bool {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
+		return false
+	}
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_UNLCK)
+	return err == nil
 }
 
 // release lets go of a file.
@@ -166,17 +199,16 @@ func (t *tracer) release(w *written) {
 // nobody knows who has closed what.
 func (t *tracer) settleAll() {
 	for _, w := range t.writing.files {
-		t.settle(w, false)
+		t.settle(w)
 	}
 }
 
-// forget records at the end of a process the files that it alone wrote and that
-// could not be watched.
+// forget records at the end of a process the files that it wrote and that could
+// not be watched.
 func (t *tracer) forget(p *proc) {
-	number := t.rec.number(p.pid)
 	for _, w := range t.writing.files {
-		if w.wd < 0 && slices.Contains(w.writers, number) {
-			t.settle(w, false)
+		if w.wd < 0 && slices.ContainsFunc(w.writers, func(o writer) bool { return o.proc == p }) {
+			t.settle(w)
 		}
 	}
 }
