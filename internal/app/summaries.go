@@ -53,7 +53,9 @@ func (s *summaries) add(bundle hallmark.Digest, st verify.Statement) error {
 func (s *summaries) newest() summary {
 	var out summary
 	for _, v := range s.list {
-		if slices.ContainsFunc(v.inputs, func(in intoto.ResourceDescriptor) bool { return s.wrapped[hallmark.Digest("sha256:"+in.Digest["sha256"])] }) {
+		if slices.ContainsFunc(v.inputs, func(in intoto.ResourceDescriptor) bool {
+			return s.wrapped[hallmark.Digest("sha256:"+in.Digest["sha256"])]
+		}) {
 			continue
 		}
 		if !v.at.Before(out.at) {

@@ -4,7 +4,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 
@@ -55,12 +54,8 @@ Values of environment variables are not recorded. Arguments of programs are.`,
 			if cfg.Passphrase, err = passphrase(passFile); err != nil {
 				return err
 			}
-			var ok [3]bool
-			cfg.Stdin, ok[0] = s.in.(*os.File)
-			cfg.Stdout, ok[1] = s.out.(*os.File)
-			cfg.Stderr, ok[2] = s.err.(*os.File)
-			if ok != [3]bool{true, true, true} {
-				return hallmark.Errorf(hallmark.KindInternal, "wrap: standard input, output and error are no files")
+			if err := s.lend(&cfg); err != nil {
+				return err
 			}
 			res, err := app.Wrap(cmd.Context(), cfg)
 			if res.Bundles > 0 {
@@ -83,16 +78,24 @@ Values of environment variables are not recorded. Arguments of programs are.`,
 	return cmd
 }
 
-// wrapped says where the evidence is. All of it goes to standard error: standard
-// output is the command's.
+// lend gives the command our streams. From here on standard output is its own.
+func (s *streams) lend(cfg *app.WrapConfig) error {
+	var ok [3]bool
+	cfg.Stdin, ok[0] = s.in.(*os.File)
+	cfg.Stdout, ok[1] = s.out.(*os.File)
+	cfg.Stderr, ok[2] = s.err.(*os.File)
+	if ok != [3]bool{true, true, true} {
+		return hallmark.Errorf(hallmark.KindInternal, "wrap: standard input, output and error are no files")
+	}
+	s.out = s.err
+	return nil
+}
+
+// wrapped says where the evidence is.
 func (s *streams) wrapped(res app.Wrapped) {
 	if s.json {
-		b, err := json.Marshal(map[string]any{"type": "wrap", "exit": res.ExitCode, "whole": res.Whole, "out": res.Out, "bundles": res.Bundles, "reasons": res.Reasons, "noProvenance": res.NoProvenance})
-		if err != nil {
-			s.note("encoding a message: %v", err)
-			return
-		}
-		fmt.Fprintf(s.err, "%s\n", b)
+		s.message(map[string]any{"type": "wrap", "exit": res.ExitCode, "whole": res.Whole, "out": res.Out, "bundles": res.Bundles,
+			"reasons": append([]hallmark.Reason{}, res.Reasons...), "noProvenance": append([]hallmark.Reason{}, res.NoProvenance...)})
 		return
 	}
 	s.note("evidence %s (%d bundles)", res.Out, res.Bundles)

@@ -111,42 +111,14 @@ func (w *wrapped) cleanup() {
 }
 
 func (w *wrapped) serve(ctx context.Context, clock func() time.Time, asked <-chan os.Signal) (Report, error) {
-	fail := func(code hallmark.Code, format string, args ...any) (Report, error) {
-		return Report{}, hallmark.Coded(hallmark.KindUnavailable, code, format, args...)
-	}
-	o := order{Path: w.spec.Path}
-	for _, a := range w.spec.Argv {
-		o.Argv = append(o.Argv, []byte(a))
-	}
-	for _, e := range w.spec.Env {
-		o.Env = append(o.Env, []byte(e))
-	}
-	if err := json.NewEncoder(w.tell).Encode(o); err != nil {
-		return fail(hallmark.CodeSandboxUnavailable, "telling the first process what to run: %w", err)
-	}
 	dec := json.NewDecoder(w.notes)
-	var n note
-	if err := dec.Decode(&n); err != nil {
-		return fail(hallmark.CodeSandboxUnavailable, "waiting for the first process: %w", err)
-	}
-	if n.Error != "" || !n.Ready {
-		return fail(hallmark.CodeSandboxUnavailable, "preparing the command: %s", n.Error)
-	}
-	watcher, err := newWatcher(w.cmd.Process.Pid, n.Listener, clock)
+	n, err := w.ready(dec)
 	if err != nil {
-		return fail(hallmark.CodeTraceUnavailable, "watching for connections: %w", err)
+		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSandboxUnavailable, "preparing the command: %w", err)
 	}
-	watcher.open = true
-	agent, err := trace.Start(trace.Subject{
-		PID: w.cmd.Process.Pid, Engine: trace.Ptrace, Filter: true, Writable: []string{"/"}, Log: w.spec.Log, Hidden: w.spec.Hidden,
-	})
+	watcher, agent, err := w.observe(n, clock)
 	if err != nil {
-		watcher.abandon()
-		return fail(hallmark.CodeTraceUnavailable, "recording the command: %w", err)
-	}
-	watcher.connected = func(pid int, address string, refused bool) {
-		// An agent that can't be told has ended, which ends the command.
-		_ = agent.Connect(trace.Connect{PID: pid, Address: address, Refused: refused})
+		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeTraceUnavailable, "recording the command: %w", err)
 	}
 	rep := Report{StartedOn: clock()}
 	watching := make(chan struct{})
@@ -171,17 +143,60 @@ func (w *wrapped) serve(ctx context.Context, clock func() time.Time, asked <-cha
 	if err != nil {
 		return Report{}, err
 	}
+	if lost != "" {
+		t.Failure = lost
+	}
 	rep.Trace, rep.ExitCode, rep.Guarantees = &t, last.Code, wrapGuarantees(n.Facts)
 	if last.Signal != 0 {
 		rep.ExitCode, rep.Signal = -1, unix.SignalName(syscall.Signal(last.Signal))
 	}
 	if !last.Exited {
 		rep.ExitCode, rep.Signal = -1, "SIGKILL"
-		if lost != "" {
-			t.Failure = lost
-		}
 	}
 	return rep, nil
+}
+
+// ready tells the first process what to run and waits until it is in sight.
+func (w *wrapped) ready(dec *json.Decoder) (note, error) {
+	o := order{Path: w.spec.Path}
+	for _, a := range w.spec.Argv {
+		o.Argv = append(o.Argv, []byte(a))
+	}
+	for _, e := range w.spec.Env {
+		o.Env = append(o.Env, []byte(e))
+	}
+	var n note
+	if err := json.NewEncoder(w.tell).Encode(o); err != nil {
+		return n, fmt.Errorf("telling the first process what to run: %w", err)
+	}
+	if err := dec.Decode(&n); err != nil {
+		return n, fmt.Errorf("waiting for the first process: %w", err)
+	}
+	if n.Error != "" || !n.Ready {
+		return n, errors.New(n.Error)
+	}
+	return n, nil
+}
+
+// observe attaches the agent, and what sees connections.
+func (w *wrapped) observe(n note, clock func() time.Time) (*watcher, *trace.Agent, error) {
+	watcher, err := newWatcher(w.cmd.Process.Pid, n.Listener, clock)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watching for connections: %w", err)
+	}
+	agent, err := trace.Start(trace.Subject{
+		PID: w.cmd.Process.Pid, Engine: trace.Ptrace, Filter: true, Writable: []string{"/"}, Log: w.spec.Log, Hidden: w.spec.Hidden,
+	})
+	if err != nil {
+		watcher.abandon()
+		return nil, nil, err
+	}
+	watcher.open = true
+	watcher.connected = func(pid int, address string, refused bool) {
+		// An agent that can't be told has ended, which ends the command.
+		_ = agent.Connect(trace.Connect{PID: pid, Address: address, Refused: refused})
+	}
+	return watcher, agent, nil
 }
 
 // run releases the command and waits for the last note.
