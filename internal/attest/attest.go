@@ -175,9 +175,7 @@ func Environment(b Build) (intoto.Statement, error) {
 			Attribute: name, Conditions: map[string]any{"guarantee": g.Name, "detail": g.Detail},
 		})
 	}
-	for _, a := range b.Trace.environment() {
-		s.Attributes = append(s.Attributes, a)
-	}
+	s.Attributes = append(s.Attributes, b.Trace.environment()...)
 	s.Attributes = append(s.Attributes, b.Command.environment()...)
 	return statement(intoto.PredicateSCAI, b.sources(), s)
 }
