@@ -36,9 +36,16 @@ func tracedFilter() []unix.SockFilter {
 	stop, allow := stmt(ret, unix.SECCOMP_RET_TRACE), stmt(ret, unix.SECCOMP_RET_ALLOW)
 	p := []unix.SockFilter{
 		stmt(load, offNR),
-		// A process that hides from its parent's tracer would run unseen.
-		jump(jeq, unix.SYS_CLONE, 0, 4),
-		stmt(load, offArgs), jump(jset, unix.CLONE_UNTRACED, 0, 1), stmt(ret, unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM)), allow,
+		// A process that hides from its parent's tracer would run unseen, and one
+		// that shares descriptors with another could rob it of what it opens.
+		jump(jeq, unix.SYS_CLONE, 0, 6),
+		stmt(load, offArgs), jump(jset, unix.CLONE_UNTRACED, 2, 0),
+		stmt(and, unix.CLONE_FILES|unix.CLONE_THREAD), jump(jeq, unix.CLONE_FILES, 0, 1), stmt(ret, unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM)), allow,
+		// A message queue looks like a file, and is none that anybody opened.
+		jump(jeq, unix.SYS_MQ_OPEN, 0, 1), stmt(ret, unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)),
+		// Only a copy of a descriptor (F_DUPFD, F_DUPFD_CLOEXEC) is of interest.
+		jump(jeq, unix.SYS_FCNTL, 0, 5),
+		stmt(load, offArgs+8), jump(jeq, unix.F_DUPFD, 1, 0), jump(jeq, unix.F_DUPFD_CLOEXEC, 0, 1), stop, allow,
 	}
 	const directory = unix.O_DIRECTORY | unix.O_TMPFILE | unix.O_CREAT
 	openers := trace.Openers()

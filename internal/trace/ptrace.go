@@ -54,7 +54,8 @@ type thread struct {
 	// The call that it is in.
 	call   call
 	args   [6]uint64
-	making bool // the name that it opens did not exist
+	making bool   // the name that it opens did not exist
+	name   string // that it was about to open, where that matters
 }
 
 // proc is one process: it may have many threads, and they all die when one of
@@ -64,8 +65,13 @@ type proc struct {
 	threads int
 	// The first process of the sandbox is ours, and so is its child until it
 	// becomes the program: what they do is no doing of the build.
-	ours   bool
-	labels map[string]struct{} // names of what is no regular file that were recorded
+	ours bool
+	// Calls that put files under numbers: the one under way, those that wait for
+	// their turn, and those that can't wait.
+	busy    *thread
+	waiting []*thread
+	loose   []*thread
+	labels  map[string]struct{} // names of what is no regular file that were recorded
 }
 
 func newTracer() *tracer {
@@ -152,8 +158,9 @@ func (t *tracer) stopped(tid int, ws unix.WaitStatus) {
 	how, pass := unix.PTRACE_CONT, unix.Signal(0)
 	switch {
 	case event == unix.PTRACE_EVENT_SECCOMP:
-		if t.entered(th) {
-			how = unix.PTRACE_SYSCALL
+		var goes bool
+		if how, goes = t.entered(th); !goes {
+			return
 		}
 	case sig == unix.SIGTRAP|0x80:
 		t.left(th)
@@ -248,11 +255,12 @@ func (t *tracer) ended(tid int, ws unix.WaitStatus) {
 	}
 	delete(t.threads, tid)
 	th.proc.threads--
+	t.yield(th)
 	if th.proc.pid == tid {
 		th.proc.threads = 0
 		t.drain()
 		t.forget(th.proc)
-		t.rec.exit(tid, ws)
+		t.rec.over(tid, ws)
 	}
 }
 
@@ -291,56 +299,66 @@ func family(tid int) (group, parent int, err error) {
 	return group, parent, nil
 }
 
-// entered looks at a call that is about to happen and reports whether its end
-// matters.
-func (t *tracer) entered(th *thread) bool {
+// entered looks at a call that is about to happen, and says how the thread goes
+// on: to the end of the call, if that matters; or not yet, if it is not its turn.
+func (t *tracer) entered(th *thread) (how int, goes bool) {
 	th.call = call{}
 	var info syscallInfo
 	if e := ptraceInfo(th.tid, &info); e != 0 {
-		return false // dead
+		return unix.PTRACE_CONT, true // dead
 	}
 	if info.op != infoSeccomp || info.data[0] >= maxCall || t.calls[info.data[0]].op == opNone {
 		t.rec.fail("process %d stopped for a call (%d) that it should not", th.proc.pid, info.data[0])
-		return false
+		return unix.PTRACE_CONT, true
 	}
-	if th.proc.ours {
-		return false
+	c := t.calls[info.data[0]]
+	several := th.proc.threads > 1
+	if th.proc.ours || (c.op == opPut || c.op == opReceive) && !several {
+		return unix.PTRACE_CONT, true
 	}
 	t.drain()
-	th.call = t.calls[info.data[0]]
+	th.call = c
 	copy(th.args[:], info.data[1:])
-	th.making = false
-	if th.call.op == opOpen && th.flags()&unix.O_CREAT != 0 || th.call.op == opOpenHow {
-		th.making = t.absent(th)
+	th.making, th.name = false, ""
+	switch c.op {
+	case opOpen, opOpenHow:
+		creates := c.op == opOpenHow || th.flags()&unix.O_CREAT != 0
+		if creates || several {
+			th.name, _ = t.said(th, c.dir, c.at)
+		}
+		if creates {
+			th.making = t.absent(th.name)
+		}
+	case opPut, opReceive:
+	default:
+		return unix.PTRACE_SYSCALL, true
 	}
-	return true
+	return unix.PTRACE_SYSCALL, !several || t.turn(th)
 }
 
 // left looks at a call that has happened.
 func (t *tracer) left(th *thread) {
-	c := th.call
-	th.call = call{}
-	if c.op == opNone {
+	if th.call.op == opNone {
 		return
 	}
 	var info syscallInfo
-	if e := ptraceInfo(th.tid, &info); e != 0 {
-		return // dead
-	}
-	if info.op != infoExit {
+	e := ptraceInfo(th.tid, &info)
+	switch {
+	case e != 0: // dead
+	case info.op != infoExit:
 		t.rec.fail("process %d stopped where a call should have ended", th.proc.pid)
-		return
-	}
-	result := int64(info.data[0])
-	if result < 0 {
-		return
-	}
-	switch c.op {
-	case opOpen, opOpenHow:
-		t.opened(th, c, int(result))
+	case int64(info.data[0]) < 0:
 	default:
-		t.named(th, c)
+		switch th.call.op {
+		case opOpen, opOpenHow:
+			t.opened(th, th.call, int(info.data[0]))
+		case opPut, opReceive:
+		default:
+			t.named(th, th.call)
+		}
 	}
+	th.call = call{}
+	t.yield(th)
 }
 
 func (th *thread) flags() int {

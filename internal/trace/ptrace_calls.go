@@ -21,6 +21,8 @@ const (
 	opLink
 	opRemove
 	opTruncate
+	opPut     // puts an open file under another number
+	opReceive // may put received files under numbers; flags: several messages
 )
 
 // call says where a system call has its operands: the number of an argument, or
@@ -47,6 +49,11 @@ func calls() map[uint32]call {
 		unix.SYS_MKDIRAT:   {op: opMake, dir: 0, at: 1},
 		unix.SYS_MKNODAT:   {op: opMake, dir: 0, at: 1},
 		unix.SYS_TRUNCATE:  {op: opTruncate, dir: none, at: 0},
+		unix.SYS_DUP:       {op: opPut},
+		unix.SYS_DUP3:      {op: opPut},
+		unix.SYS_FCNTL:     {op: opPut},
+		unix.SYS_RECVMSG:   {op: opReceive, flags: none},
+		unix.SYS_RECVMMSG:  {op: opReceive},
 	}
 	archCalls(out)
 	return out

@@ -16,5 +16,6 @@ func archCalls(out map[uint32]call) {
 	out[unix.SYS_RMDIR] = call{op: opRemove, dir: none, at: 0}
 	out[unix.SYS_SYMLINK] = call{op: opMake, dir: none, at: 1}
 	out[unix.SYS_MKDIR] = call{op: opMake, dir: none, at: 0}
+	out[unix.SYS_DUP2] = call{op: opPut}
 	out[unix.SYS_MKNOD] = call{op: opMake, dir: none, at: 0}
 }

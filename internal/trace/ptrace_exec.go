@@ -22,7 +22,7 @@ func (t *tracer) became(th *thread) {
 	if former, e := ptraceMessage(th.tid); e == 0 && former != th.tid {
 		delete(t.threads, former)
 	}
-	p.threads = 1
+	p.threads, p.busy, p.waiting, p.loose = 1, nil, nil, nil
 	th.call = call{}
 	if p.ours {
 		if p.pid == t.subject.PID {

@@ -94,9 +94,8 @@ func (t *tracer) said(th *thread, dir, at int8) (string, error) {
 
 // absent reports whether the name that an open is about to look for does not
 // exist. It is a label only: what was opened is looked at when it is open.
-func (t *tracer) absent(th *thread) bool {
-	name, err := t.said(th, th.call.dir, th.call.at)
-	if err != nil {
+func (t *tracer) absent(name string) bool {
+	if name == "" {
 		return false
 	}
 	h, err := unix.Openat2(t.root, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})

@@ -27,7 +27,7 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 		return
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		t.special(th, &st)
+		t.special(th, fd, &st)
 		return
 	}
 	flags := int(uint32(th.args[max(c.flags, 0)])) | c.implied
@@ -52,7 +52,8 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 		t.drain()
 		shaky = t.writing.has(id)
 	}
-	if !writes && !shaky && t.rec.knows(th.proc.pid, id) {
+	alone := th.proc.threads <= 1
+	if !writes && !shaky && alone && t.rec.knows(th.proc.pid, id) {
 		return
 	}
 	label, e := readlink(t.path, t.link)
@@ -61,6 +62,15 @@ func (t *tracer) opened(th *thread, c call, fd int) {
 			t.lost(th, "the name of descriptor %d: %v", fd, e)
 		}
 		return
+	}
+	if !alone {
+		if !t.sure(th, fd, label) {
+			t.unsure(th, label)
+			return
+		}
+		if !writes && !shaky && t.rec.knows(th.proc.pid, id) {
+			return
+		}
 	}
 	if !strings.HasPrefix(label, "/") || strings.HasPrefix(label, "/proc/") || strings.HasPrefix(label, "/sys/") {
 		t.label(th, label)
@@ -118,13 +128,27 @@ func (t *tracer) take(th *thread, fd int) (*os.File, error) {
 
 // special records what is no regular file by its name: what it says is not the
 // same for two readers.
-func (t *tracer) special(th *thread, st *unix.Stat_t) {
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+func (t *tracer) special(th *thread, fd int, st *unix.Stat_t) {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR && th.proc.threads <= 1 {
 		return
 	}
-	if label, e := readlink(t.path, t.link); e == 0 {
+	label, e := readlink(t.path, t.link)
+	if e != 0 {
+		return
+	}
+	if !t.sure(th, fd, label) {
+		t.unsure(th, label)
+		return
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		t.label(th, label)
 	}
+}
+
+// unsure makes the trace incomplete where a thread may have been robbed of what it
+// opened before it was seen.
+func (t *tracer) unsure(th *thread, label string) {
+	t.rec.fail("process %d changed its descriptors while one of its threads opened a file: %q is not surely what was opened", th.proc.pid, label)
 }
 
 // label records a name without content, once for each process.

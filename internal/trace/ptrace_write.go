@@ -130,6 +130,10 @@ func (t *tracer) drain() {
 // of it too if there is no other.
 func (t *tracer) settle(w *written) {
 	h, e := openRaw(append([]byte(ownPath(w.fd)), 0), unix.O_RDONLY)
+	if e == unix.EACCES {
+		t.unreadable(w)
+		return
+	}
 	if e != 0 {
 		t.rec.fail("recording %s, which was written: %v", w.label, e)
 		t.release(w)
@@ -160,6 +164,24 @@ func (t *tracer) settle(w *written) {
 	// is another process, which is not told apart from those that still write.
 	if alive := slices.DeleteFunc(slices.Clone(w.writers), func(o writer) bool { return o.proc.threads <= 0 }); len(alive) > 0 {
 		w.writers = alive
+	}
+}
+
+// unreadable records without content a file whose mode lets nobody read it, not
+// its writers either, where the tracer is an ordinary user like them. It stays a
+// file that somebody may write, so that whoever reads it after a change of its
+// mode is recorded with what it holds then.
+func (t *tracer) unreadable(w *written) {
+	var st unix.Stat_t
+	if err := unix.Fstat(w.fd, &st); err != nil {
+		t.rec.fail("recording %s, which was written: %v", w.label, err)
+		return
+	}
+	if now := (version{id: identify(&st)}); now != w.last {
+		w.last = now
+		for _, o := range w.writers {
+			t.rec.wroteBy(o.number, w.label, now.id, "")
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ type recorder struct {
 	next    int
 	live    map[int]int                   // kernel's process number to ours
 	read    map[int]map[identity]struct{} // what a living process is known to have read
+	last    map[int]int                   // our number of the last process that ended under one of the kernel's
 	failure string
 	hidden  []Hidden // set before anything is recorded
 }
@@ -55,7 +56,7 @@ func newRecorder(path string) (*recorder, error) {
 	}
 	return &recorder{
 		file: f, out: bufio.NewWriterSize(f, 1<<18), hash: sha256.New(), began: time.Now(),
-		live: map[int]int{}, read: map[int]map[identity]struct{}{},
+		live: map[int]int{}, read: map[int]map[identity]struct{}{}, last: map[int]int{},
 	}, nil
 }
 
@@ -185,7 +186,11 @@ func (r *recorder) unstable(path string, d hallmark.Digest) {
 func (r *recorder) connected(c Connect) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.add(build.Event{Kind: build.EventConnect, Process: r.live[c.PID], Address: build.Raw(c.Address), Refused: c.Refused})
+	p, ok := r.live[c.PID]
+	if !ok { // it ended before we were told
+		p = r.last[c.PID]
+	}
+	r.add(build.Event{Kind: build.EventConnect, Process: p, Address: build.Raw(c.Address), Refused: c.Refused})
 }
 
 // finish makes the log durable and says what it holds.
