@@ -55,7 +55,7 @@ type Coverage struct {
 // the signed statement of the check under intoto.ExtensionCheck and is what
 // policy reads.
 type CheckRecord struct {
-	Check      string       `json:"check"` // source, secrets, sast, sbom, sca, build, tests
+	Check      string       `json:"check"` // source, secrets, sast, sbom, sca, build, tests, image
 	Outcome    Outcome      `json:"outcome"`
 	Revision   Revision     `json:"revision"`
 	StartedOn  time.Time    `json:"startedOn"`

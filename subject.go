@@ -3,12 +3,29 @@
 
 package hallmark
 
-// Artifact is one output of a build: bytes under a base name.
+// Artifact is one output of a build: bytes under a base name, or a container
+// image, whose digest is that of its manifest or index.
 type Artifact struct {
 	Name   string `json:"name"`
 	Digest Digest `json:"digest"`
 	Size   int64  `json:"size"`           // bytes
 	Mode   uint32 `json:"mode,omitempty"` // permission bits, 0o755 for a program
+
+	MediaType string `json:"mediaType,omitempty"` // of an image: that of its manifest or index
+}
+
+// Image reports whether the artifact is a container image (OCI image-spec,
+// media-types.md).
+func (a Artifact) Image() bool { return ImageType(a.MediaType) }
+
+// ImageType reports whether a media type is that of an image's manifest or of an
+// index of images.
+func ImageType(mediaType string) bool {
+	switch mediaType {
+	case "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json":
+		return true
+	}
+	return false
 }
 
 // Revision is one immutable state of a source repository.

@@ -41,7 +41,7 @@ func ParseProvenance(s Statement) (Provenance, error) {
 	if err != nil {
 		return Provenance{}, err
 	}
-	if err := exactKeys(raw, "repository", "ref", "revision", "pipeline"); err != nil {
+	if err := exactKeys(raw, "repository", "ref", "revision", "pipeline", "parameters"); err != nil {
 		return Provenance{}, err
 	}
 	var fields map[string]json.RawMessage
@@ -50,6 +50,11 @@ func ParseProvenance(s Statement) (Provenance, error) {
 	}
 	if pipeline, ok := fields["pipeline"]; ok {
 		if err := exactKeys(pipeline, "path", "digest"); err != nil {
+			return Provenance{}, err
+		}
+	}
+	if given, ok := fields["parameters"]; ok {
+		if err := givenParameters(given); err != nil {
 			return Provenance{}, err
 		}
 	}

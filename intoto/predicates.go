@@ -4,7 +4,6 @@
 package intoto
 
 import (
-	"encoding/json"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -214,11 +213,12 @@ type BuildDefinition struct {
 // ExternalParameters are all the ways to influence a build from outside; a
 // verifier refuses any other field (SLSA verification, expectations).
 type ExternalParameters struct {
-	Repository string          `json:"repository"`
-	Ref        string          `json:"ref,omitempty"`
-	Revision   string          `json:"revision"` // commit
-	Pipeline   PipelineRef     `json:"pipeline"`
-	Parameters json.RawMessage `json:"parameters,omitempty"` // none yet; refused when present
+	Repository string      `json:"repository"`
+	Ref        string      `json:"ref,omitempty"`
+	Revision   string      `json:"revision"` // commit
+	Pipeline   PipelineRef `json:"pipeline"`
+	// Parameters are those that the requester gave, by name; absent where none was.
+	Parameters map[string]string `json:"parameters,omitempty"`
 }
 
 // PipelineRef names the pipeline definition that was used.

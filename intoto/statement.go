@@ -33,7 +33,7 @@ type ResourceDescriptor struct {
 
 // SubjectOf makes the subject entry of an artifact.
 func SubjectOf(a hallmark.Artifact) ResourceDescriptor {
-	return ResourceDescriptor{Name: a.Name, Digest: map[string]string{"sha256": a.Digest.Hex()}}
+	return ResourceDescriptor{Name: a.Name, MediaType: a.MediaType, Digest: map[string]string{"sha256": a.Digest.Hex()}}
 }
 
 // SubjectOfRevision makes the subject entry of a revision. Its commit stands

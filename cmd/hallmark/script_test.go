@@ -58,10 +58,10 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
+			"statement": cmdStatement, "layout": cmdLayout, "makeimage": cmdMakeImage, "subst": cmdSubst, "tamperblob": cmdTamperBlob, "registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
-			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads,
+			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance, "predicate": cmdPredicate,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads,
 		},
 	})
 }
@@ -230,6 +230,19 @@ func cmdNoProvenance(ts *testscript.TestScript, _ bool, args []string) {
 		if bytes.Contains(payloadOf(ts, line), []byte(`"predicateType":"https://slsa.dev/provenance/v1"`)) {
 			ts.Fatalf("%s holds provenance", args[0])
 		}
+	}
+}
+
+// predicate FILE TYPE TEXT finds a statement of the type whose predicate holds the
+// text.
+func cmdPredicate(ts *testscript.TestScript, neg bool, args []string) {
+	found := false
+	for _, line := range readLines(ts, ts.MkAbs(args[0])) {
+		p := payloadOf(ts, line)
+		found = found || bytes.Contains(p, []byte(`"predicateType":"`+args[1]+`"`)) && bytes.Contains(p, []byte(args[2]))
+	}
+	if found == neg {
+		ts.Fatalf("%s: a statement of type %s with %s: %t", args[0], args[1], args[2], found)
 	}
 }
 

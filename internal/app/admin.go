@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -66,11 +67,12 @@ type PolicyState struct {
 	Version    int // 0 when none is in force yet
 	Digest     hallmark.Digest
 	Parameters []KeyValue
-	Signers    []string  // lines of the allowed signers
-	SignedBy   []string  // the holders of the policy keys that signed it
-	Pending    *Proposal // what waits for signatures; nil when nothing does
-	Replaced   *Proposal // what waited before and was given up
-	Invalid    string    // why what lies there can't be signed
+	Signers    []string   // lines of the allowed signers
+	Build      []KeyValue // rules of builds by field; none: nothing may be built
+	SignedBy   []string   // the holders of the policy keys that signed it
+	Pending    *Proposal  // what waits for signatures; nil when nothing does
+	Replaced   *Proposal  // what waited before and was given up
+	Invalid    string     // why what lies there can't be signed
 }
 
 // KeyValue is one parameter.
@@ -91,6 +93,10 @@ func PolicyShow(ctx context.Context, home string) (PolicyState, error) {
 		s.Version, s.Digest = h.policy.Version(), h.policy.Digest()
 		for _, p := range policy.Table() {
 			s.Parameters = append(s.Parameters, KeyValue{p.Key, h.document.Value(p.Key)})
+		}
+		rules := h.document.Build.Fields()
+		for _, field := range slices.Sorted(maps.Keys(rules)) {
+			s.Build = append(s.Build, KeyValue{field, rules[field]})
 		}
 		s.Signers = append([]string{}, strings.FieldsFunc(h.document.AllowedSigners, func(r rune) bool { return r == '\n' })...)
 		for i, b := range lines(h.policyLines) {

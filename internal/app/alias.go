@@ -44,6 +44,8 @@ func Alias(name string, args []string, stdin io.Reader, stdout, stderr io.Writer
 		err = sast.WorkerMain(args, stdout)
 	case sbom.JobName:
 		err = sbom.WorkerMain(args, stdout)
+	case sbom.ImageJobName:
+		err = sbom.ImageWorkerMain(args, stdout)
 	case vuln.JobName:
 		err = vuln.WorkerMain(stdin, stdout)
 	case intake.JobName:

@@ -45,7 +45,7 @@ func TestEngineContract(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { durable.RemoveTree(scratch) })
-		return &engine{room: r, place: BuildPlace{Source: source, Scratch: scratch, HostID: r.hostID, Limits: r.limits}}
+		return &engine{room: r, place: BuildPlace{Source: source, Scratch: scratch, HostID: r.hostID, Limits: r.limits, Trace: recordIn(t.TempDir(), "")}}
 	})
 }
 

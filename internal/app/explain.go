@@ -28,16 +28,14 @@ func subjectKey(arg string) (key string, err error) {
 	if commitName.MatchString(arg) {
 		return "gitCommit:" + arg, nil
 	}
-	f, err := os.Open(arg)
-	if err != nil {
+	if _, err := os.Stat(arg); err != nil {
 		return "", hallmark.Errorf(hallmark.KindInvalid, "%s is no digest, no commit and no file that can be read: %w", arg, err)
 	}
-	defer f.Close()
-	d, _, err := hallmark.DigestFrom(f)
+	a, err := artifactAt(arg)
 	if err != nil {
-		return "", hallmark.Errorf(hallmark.KindInvalid, "reading %s: %w", arg, err)
+		return "", err
 	}
-	return "sha256:" + d.Hex(), nil
+	return "sha256:" + a.Digest.Hex(), nil
 }
 
 // custody is every verified statement about a subject and what belongs to it, and
@@ -87,6 +85,9 @@ func Explain(ctx context.Context, cfg VerifyConfig) (Chain, error) {
 	all := cust.statements
 	c := Chain{Subject: key}
 	expected := []string{"source", "secrets", "sast", "sbom", "sca", "build", "tests", "environment", "trace", "materials", "artifacts", "provenance", "verdict"}
+	if slices.ContainsFunc(all, isImage) { // policy asks for the scan of an image where there is one
+		expected = slices.Insert(expected, slices.Index(expected, "tests")+1, "image")
+	}
 	slices.SortFunc(all, func(a, b verify.Statement) int { return cmp.Compare(a.LogIndex(), b.LogIndex()) })
 	for _, link := range expected {
 		n := 0
@@ -103,6 +104,11 @@ func Explain(ctx context.Context, cfg VerifyConfig) (Chain, error) {
 		}
 	}
 	return c, nil
+}
+
+// isImage reports whether a statement is about an image.
+func isImage(s verify.Statement) bool {
+	return slices.ContainsFunc(s.Statement().Subject, func(r intoto.ResourceDescriptor) bool { return hallmark.ImageType(r.MediaType) })
 }
 
 // aboutIn is about for statements at hand: evidence holds all of one run, and

@@ -5,9 +5,11 @@ package app
 
 import (
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 // Workspace is where the steps of a build see their copy of the source.
@@ -25,11 +28,60 @@ const Workspace = "/workspace"
 type BuildPlace struct {
 	Source  string // private read-only copy of the revision
 	Scratch string // takes what the steps write
-	Traces  string // directory that takes the event logs
-	Digests string // file of known digests of the toolchain
-	Mounts  []sandbox.Mount
-	HostID  int // user on the host of the steps
-	Limits  func(wall time.Duration) sandbox.Limits
+	// Trace is how the next step is recorded.
+	Trace  func() *sandbox.Trace
+	Mounts []sandbox.Mount
+	// Toolchain is what the steps run with.
+	Toolchain sandbox.Toolchain
+	HostID    int // user on the host of the steps
+	Limits    func(wall time.Duration) sandbox.Limits
+}
+
+// Spec is how a step runs in this place.
+func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
+	s := sandbox.Spec{
+		Argv: []string{"sh", "-e", "-c", c.Script}, Env: slices.Clone(c.Env), Dir: Workspace, Stdout: out, Stderr: out,
+		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts),
+		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace}, Trace: p.Trace(), Toolchain: p.Toolchain,
+	}
+	for i, secret := range c.Secrets {
+		s.Secrets = append(s.Secrets, secret.Value)
+		s.Env = append(s.Env, fmt.Sprintf("%s=%d", build.SecretVariable(secret.Name), 3+i))
+	}
+	if c.Alert != nil {
+		s.OnEgress = func(e sandbox.Egress) { c.Alert(egressOf(e)) }
+	}
+	return s
+}
+
+// recordIn returns how the steps of one build are recorded: each with an event log
+// of its own in dir, by the best engine there is. The digests of the platform's
+// files are kept for the next build.
+func recordIn(dir, digests string) func() *sandbox.Trace {
+	step := 0
+	return func() *sandbox.Trace {
+		step++
+		return &sandbox.Trace{Engine: trace.Best, Log: filepath.Join(dir, fmt.Sprintf("step-%d.jsonl", step)), Digests: digests}
+	}
+}
+
+func egressOf(e sandbox.Egress) build.Egress {
+	return build.Egress{Time: e.Time, PID: e.PID, Process: e.Process, Program: e.Program, Address: e.Address, Name: e.Name}
+}
+
+// StepReport is what the sandbox saw of a step, as a build is judged by it.
+func StepReport(rep sandbox.Report) build.CommandReport {
+	r := build.CommandReport{ExitCode: rep.ExitCode, Signal: rep.Signal, LimitHit: rep.LimitHit, Lost: rep.Lost, StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn}
+	if rep.Trace != nil {
+		r.Trace = *rep.Trace
+	}
+	for _, e := range rep.Egress {
+		r.Egress = append(r.Egress, egressOf(e))
+	}
+	for _, g := range rep.Guarantees {
+		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
+	}
+	return r
 }
 
 // BuildParts are what a builder is put together from: what runs its steps, what
@@ -42,10 +94,13 @@ type BuildParts struct {
 	Watch     func(dir string, manifest hallmark.Digest) (changed func() (bool, error), err error)
 	Collect   func(dir string, names []string) ([]build.Output, []hallmark.Reason)
 	Authorize func(build.Policy, build.Facts) hallmark.Decision
+	// Permit is the build policy: asked before anything runs, and by Authorize.
+	Permit build.Permit
 }
 
-func buildParts(r *room) BuildParts {
+func buildParts(r *room, h *Home) BuildParts {
 	return BuildParts{
+		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
 		Watch:  watchSource, Collect: build.Collect, Authorize: build.Authorize,
 	}
@@ -61,7 +116,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil || made.parts.Permit == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

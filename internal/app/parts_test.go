@@ -135,10 +135,11 @@ func settle(t *testing.T, dir string) {
 // TestComposeBuilder: a builder without a part is refused, and composing one
 // leaves the other as it was.
 func TestComposeBuilder(t *testing.T) {
-	whole := &builder{parts: buildParts(&room{})}
+	whole := &builder{parts: buildParts(&room{}, &Home{})}
 	for name, drop := range map[string]func(*BuildParts){
 		"engine": func(p *BuildParts) { p.Engine = nil }, "watch": func(p *BuildParts) { p.Watch = nil },
 		"collect": func(p *BuildParts) { p.Collect = nil }, "build policy": func(p *BuildParts) { p.Authorize = nil },
+		"permission": func(p *BuildParts) { p.Permit = nil },
 	} {
 		if _, err := ComposeBuilder(whole, drop); err == nil {
 			t.Errorf("a builder without %s", name)

@@ -29,7 +29,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/scan/vuln"
 	"github.com/hallmark-sc/hallmark/internal/source"
-	"github.com/hallmark-sc/hallmark/internal/trace"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -167,7 +166,7 @@ func (s scanners) all() []pipeline.Scanner {
 // inventory runs the sbom check.
 func (s scanners) inventory(ctx context.Context, in pipeline.Input) (pipeline.ScanOutput, error) {
 	rec := hallmark.CheckRecord{Check: "sbom", Revision: in.Revision, StartedOn: now(), Tool: s.tool}
-	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName, goToolchain()}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
+	out, reason, err := scan.Call(ctx, s.room, scan.Job{Args: []string{sbom.JobName, s.home.goVersion(ctx, in.Export.Pipeline)}, Mounts: []scan.Mount{{Source: in.Export.Dir, Target: "/source"}}, Wall: scanWall})
 	if err != nil {
 		return pipeline.ScanOutput{}, err
 	}
@@ -271,6 +270,8 @@ type builder struct {
 	tool   hallmark.Tool
 	stores *stores
 	parts  BuildParts
+	given  givenToBuild
+	order  order
 }
 
 func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
@@ -278,38 +279,21 @@ func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	raw, err := json.Marshal(tools)
-	return hallmark.DigestOf(raw), err
+	return b.fingerprint(tools)
 }
 
 // engine runs steps in sandboxes over one workspace.
 type engine struct {
 	room  *room
 	place BuildPlace
-	steps int // that ran
 }
 
 func (e *engine) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
-	rep, err := e.room.box.RunAs(ctx, e.place.HostID, sandbox.Spec{
-		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: Workspace, Stdout: out, Stderr: out, Limits: e.room.limits(c.Timeout),
-		Workspace: &sandbox.Workspace{Lower: e.place.Source, Scratch: e.place.Scratch, Target: Workspace}, Mounts: e.place.Mounts,
-		Trace: &sandbox.Trace{Engine: trace.Best, Log: filepath.Join(e.place.Traces, fmt.Sprintf("step-%d.jsonl", e.steps)), Digests: e.place.Digests},
-	})
-	e.steps++
+	rep, err := e.room.box.RunAs(ctx, e.place.HostID, e.place.Spec(c, out))
 	if err != nil {
 		return build.CommandReport{}, err
 	}
-	r := build.CommandReport{ExitCode: rep.ExitCode, Signal: rep.Signal, LimitHit: rep.LimitHit, StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn}
-	if rep.Trace != nil {
-		r.Trace = *rep.Trace
-	}
-	for _, x := range rep.Egress {
-		r.Egress = append(r.Egress, build.Egress{Time: x.Time, Process: x.Process, Address: x.Address, Name: x.Name})
-	}
-	for _, g := range rep.Guarantees {
-		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
-	}
-	return r, nil
+	return StepReport(rep), nil
 }
 
 func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) (pipeline.BuildOutput, error) {
@@ -317,12 +301,27 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	tools, err := inventoryTools()
+	values, reasons := b.allow(in.Revision, def)
+	if len(reasons) > 0 {
+		return b.refuse(in.Revision, reasons), nil
+	}
+	kit, err := b.home.toolkit(ctx, def)
+	if imageFault(err) {
+		return b.withoutImage(in, err), nil
+	}
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	for i, name := range toolNames(tools) {
-		tools[i].Approved = slices.Contains(b.home.params.Tools, name)
+	for i, name := range toolNames(kit.tools) {
+		kit.tools[i].Approved = slices.Contains(b.home.params.Tools, name)
+	}
+	if reasons := build.JudgeSecrets(def, in.Revision.Ref, b.home.params.SecretRefs); len(reasons) > 0 {
+		return b.refuse(in.Revision, reasons), nil
+	}
+	for _, name := range def.Needs() {
+		if _, ok := b.given.secrets[name]; !ok {
+			return pipeline.BuildOutput{}, build.MissingSecret(name)
+		}
 	}
 	scratch := filepath.Join(workDir, "scratch")
 	if err := sandbox.NewScratch(scratch, b.room.hostID); err != nil {
@@ -332,24 +331,24 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err := sandbox.NewScratch(cache, b.room.hostID); err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	place := BuildPlace{
-		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits,
-		Traces: filepath.Join(workDir, "traces"), Digests: b.home.Digests(),
-		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
-	}
-	if err := os.MkdirAll(place.Traces, 0o700); err != nil {
+	traces := filepath.Join(workDir, "traces")
+	if err := os.MkdirAll(traces, 0o700); err != nil {
 		return pipeline.BuildOutput{}, fmt.Errorf("making the directory of traces: %w", err)
+	}
+	place := BuildPlace{
+		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
+		Trace:  recordIn(traces, b.home.Digests()),
+		Mounts: []sandbox.Mount{{Source: cache, Target: build.CacheDir, Writable: true}},
 	}
 	for _, m := range in.Dependencies.Mounts {
 		place.Mounts = append(place.Mounts, sandbox.Mount{Source: filepath.Join(in.DepsDir, m.Host), Target: m.Target})
 	}
 	eng := b.parts.Engine(place)
-	env := build.Environment(sandbox.Path(), in.Export.CommitTime, map[string]string{"GOMODCACHE": modCache})
 	changed, err := b.parts.Watch(in.Export.Dir, in.Export.Manifest)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, env, b.home.params.BuildTimeout, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
@@ -357,21 +356,28 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	return b.conclude(ctx, in, def, res, tools, scratch, swapped)
+	return b.conclude(ctx, in, def, res, kit, scratch, swapped)
 }
 
 // conclude collects artifacts, keeps them and judges the facts.
-func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, tools []attest.Tool, scratch string, swapped bool) (pipeline.BuildOutput, error) {
+func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, kit kit, scratch string, swapped bool) (pipeline.BuildOutput, error) {
 	reasons, testReasons := res.Reasons(b.home.params.EgressAllowed)
 	finished := len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
 	f := attest.Build{
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
-		Dependencies: in.Dependencies.List, Tools: tools, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
+		Dependencies: in.Dependencies.List, Tools: kit.tools, Images: kit.images, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
+		Parameters: b.order.parameters, Requester: &b.order.requester,
 	}
+	f.Platform["image"] = kit.ref.String()
 	out := pipeline.BuildOutput{}
 	if finished {
 		outputs, bad := b.parts.Collect(sandbox.Upper(scratch), def.Artifacts)
+		images, more, err := b.assemble(ctx, in, def, sandbox.Upper(scratch))
+		if err != nil {
+			return out, err
+		}
+		bad = append(bad, more...)
 		reasons = append(reasons, bad...)
 		if len(bad) == 0 && len(reasons) == 0 {
 			for _, o := range outputs {
@@ -381,9 +387,14 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 				}
 				f.Artifacts = append(f.Artifacts, hallmark.Artifact{Name: o.Name, Digest: d, Size: int64(len(o.Data)), Mode: o.Mode})
 			}
+			for _, i := range images {
+				out.Images = append(out.Images, i.output)
+				f.Artifacts = append(f.Artifacts, i.output.Artifact())
+				f.Images = append(f.Images, i.bases...)
+			}
 		}
 	}
-	traced, err := b.traced(ctx, in, res, scratch)
+	traced, err := b.traced(ctx, in, kit, res, scratch)
 	if err != nil {
 		return out, err
 	}
@@ -394,9 +405,9 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 			return out, fmt.Errorf("keeping the log of step %s: %w", s.Name, err)
 		}
 		r := s.Report
-		f.Steps = append(f.Steps, attest.Step{Name: s.Name, Test: s.Test(), Command: s.Command, ExitCode: r.ExitCode, Signal: r.Signal, LimitHit: r.LimitHit, StartedOn: r.StartedOn, FinishedOn: r.FinishedOn, Log: d, Events: traced.logs[i]})
+		f.Steps = append(f.Steps, attest.Step{Name: s.Name, Test: s.Test(), Command: s.Command, ExitCode: r.ExitCode, Signal: r.Signal, LimitHit: r.LimitHit, Lost: r.Lost, Secrets: s.Secrets, StartedOn: r.StartedOn, FinishedOn: r.FinishedOn, Log: d, Events: traced.logs[i]})
 		for _, e := range r.Egress {
-			f.Egress = append(f.Egress, attest.Egress{Step: s.Name, Time: e.Time, Process: e.Process, Address: e.Address, Name: e.Name})
+			f.Egress = append(f.Egress, attest.Egress{Step: s.Name, Time: e.Time, PID: e.PID, Process: e.Process, Program: e.Program, Address: e.Address, Name: e.Name})
 		}
 		if s.Test() && s.Good() {
 			out.Passed = append(out.Passed, s.Name)
@@ -408,12 +419,12 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		f.Guarantees = append(f.Guarantees, attest.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
 	}
 	out.Decision = b.parts.Authorize(
-		build.Policy{Builders: b.home.params.Builders, EgressAllowed: b.home.params.EgressAllowed, Guarantees: b.home.params.Guarantees, AnyTool: b.home.params.AnyTool, Tools: b.home.params.Tools},
-		build.Facts{BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(tools), Steps: res.Steps, Guarantees: res.Guarantees, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		b.buildPolicy(),
+		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.executed, Written: traced.written, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons
-		f.Artifacts = nil
+		f.Artifacts, out.Images = nil, nil
 	}
 	out.Tests = b.testsRecord(f, def, testReasons, out)
 	out.Facts = f
@@ -441,10 +452,15 @@ func (b *builder) testsRecord(f attest.Build, def *build.Pipeline, reasons []hal
 	return rec
 }
 
+// toolPrograms are the programs that an inventory looks for.
+func toolPrograms() []string {
+	return []string{"sh", "go", "gcc", "cc", "g++", "ld", "make", "node", "npm", "python3", "git", "tar"}
+}
+
 // inventoryTools lists the programs of the toolchain that are here.
 func inventoryTools() ([]attest.Tool, error) {
 	var out []attest.Tool
-	for _, name := range []string{"sh", "go", "gcc", "cc", "g++", "ld", "make", "node", "npm", "python3", "git", "tar"} {
+	for _, name := range toolPrograms() {
 		for _, dir := range strings.Split(sandbox.Path(), ":") {
 			p, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 			if err != nil {
@@ -521,6 +537,5 @@ func platform() map[string]string {
 		}
 		out[key] = v
 	}
-	out["image"] = "host"
 	return out
 }

@@ -34,7 +34,10 @@ type RunConfig struct {
 	Out           string
 	RepositoryURI string
 	CommittedOnly bool
+	Parameters    map[string]string // external parameters of the build
 	Progress      func(pipeline.Event)
+	Secrets       []string          // NAME=FILE; given to the steps that name them
+	Alert         func(EgressAlert) // hears of attempts to leave while their step runs; may be nil
 }
 
 // Run takes one revision from commit to verdict.
@@ -109,6 +112,10 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
+	gifts, err := given(cfg)
+	if err != nil {
+		return pc, nil, err
+	}
 	room := &room{box: box, hostID: sandbox.HostID(), work: work, params: h.params}
 	fingerprintKey, err := os.ReadFile(h.Fingerprints())
 	if err != nil {
@@ -121,7 +128,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	sc := scanners{home: h, room: room, tool: tool, source: src, key: fingerprintKey}
 	roots := h.verifier.Roots()
 	pc = pipeline.Config{
-		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room)},
+		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), ImageScanner: imageScanner{sc, h.stores.blobs}, Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room, h), given: gifts, order: order{requester: localRequester(), parameters: cfg.Parameters}},
 		Documents: documents{}, Signer: signer, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
 		Saves: sealedSaves{h.stores.index, h.keys.Seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},

@@ -30,13 +30,14 @@ import (
 type traced struct {
 	trace    attest.Trace
 	logs     []hallmark.Digest // of each step; "" where there is none
-	executed []build.Exec
+	executed []build.Executable
+	written  []hallmark.Digest
 	reasons  []hallmark.Reason
 }
 
 // traced keeps the event logs, finds out where everything that was read came
 // from, and says what speaks against the build.
-func (b *builder) traced(ctx context.Context, in pipeline.Input, res build.Result, scratch string) (traced, error) {
+func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res build.Result, scratch string) (traced, error) {
 	var out traced
 	sum := build.NewSummary()
 	whole := len(res.Steps) > 0
@@ -66,11 +67,11 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, res build.Resul
 	if out.trace.Engine == "" {
 		return out, nil
 	}
-	origins, err := b.origins(in)
+	origins, err := b.origins(in, k)
 	if err != nil {
 		return out, err
 	}
-	out.executed = sum.Executed()
+	out.executed, out.written = sum.Executed(), sum.Written()
 	describeProcesses(&out.trace, sum)
 	if err := out.materials(ctx, b.stores, sum, origins.Explain(sum), b.home.params.Unexplained); err != nil {
 		return out, err
@@ -263,13 +264,13 @@ func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
 }
 
 // origins say where the files of a sandbox come from.
-func (b *builder) origins(in pipeline.Input) (build.Origins, error) {
+func (b *builder) origins(in pipeline.Input, k kit) (build.Origins, error) {
 	o := build.Origins{Workspace: Workspace, Empty: []string{"/tmp", "/dev/shm", build.CacheDir}}
 	var err error
 	if o.Source, err = digestsBelow(in.Export.Dir); err != nil {
 		return o, fmt.Errorf("hashing the source: %w", err)
 	}
-	if o.Places, err = hostPlaces(); err != nil {
+	if o.Places, err = k.places(); err != nil {
 		return o, err
 	}
 	for _, p := range sandbox.Furnished() {
@@ -308,20 +309,13 @@ func digestsBelow(dir string) (map[string]hallmark.Digest, error) {
 	return out, err
 }
 
-// hostPlaces are the packages of this machine, and what its kernel makes up.
-func hostPlaces() ([]build.Place, error) {
-	goRoot := sandbox.GoRoot()
-	if strings.HasPrefix(goRoot, "/usr/") && !strings.HasPrefix(goRoot, "/usr/local/") {
-		goRoot = "" // a package of the platform
-	}
-	packages, err := toolchain.New(toolchain.Config{Root: "/", GoRoot: goRoot})
+// places are the packages of what builds, and what its kernel makes up.
+func (k kit) places() ([]build.Place, error) {
+	packages, err := k.packages()
 	if err != nil {
 		return nil, err
 	}
-	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: func(p string) (string, bool) {
-		k, ok := packages.Owner("/" + p)
-		return k.PURL, ok
-	}}}
+	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: packages}}
 	for _, p := range []string{"/proc", "/dev", "/sys"} {
 		out = append(out, build.Place{Prefix: p, Origin: build.OriginKernel})
 	}
@@ -395,4 +389,29 @@ func nodePackage(host, p string) (string, bool) {
 		scope, name = "", pkg.Name
 	}
 	return packageurl.NewPackageURL("npm", scope, name, pkg.Version, nil, "").ToString(), true
+}
+
+// packages finds the package of the toolchain that a file belongs to, by its path
+// without the leading slash. Every file of an image is the image's: where no
+// package has it, that is what it belongs to.
+func (k kit) packages() (func(string) (string, bool), error) {
+	cfg := toolchain.Config{Root: "/", GoRoot: sandbox.GoRoot()}
+	image := ""
+	if k.chain.Root != "" {
+		cfg = toolchain.Config{Root: k.chain.Root}
+		base := path.Base(k.ref.Name)
+		image = packageurl.NewPackageURL("oci", "", base, string(k.ref.Digest), nil, "").ToString()
+	} else if strings.HasPrefix(cfg.GoRoot, "/usr/") && !strings.HasPrefix(cfg.GoRoot, "/usr/local/") {
+		cfg.GoRoot = "" // a package of the platform
+	}
+	all, err := toolchain.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return func(p string) (string, bool) {
+		if owner, ok := all.Owner("/" + p); ok {
+			return owner.PURL, true
+		}
+		return image, image != ""
+	}, nil
 }

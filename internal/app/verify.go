@@ -31,6 +31,8 @@ type VerifyConfig struct {
 	ResourceURI string
 	Ref         string // expected branch or tag; empty expects none
 	Levels      []string
+	Reproduced  *Reproduction     // the rebuild that must have given the same bytes; nil asks for none
+	Parameters  map[string]string // expected external parameters; nil expects what the policy permits
 }
 
 // Verified is the answer about one artifact.
@@ -74,16 +76,10 @@ func denial(err error) (hallmark.Decision, bool) {
 // that no answer could be given.
 func Verify(ctx context.Context, cfg VerifyConfig) (Verified, error) {
 	res := Verified{}
-	f, err := os.Open(cfg.Artifact)
-	if err != nil {
-		return res, hallmark.Errorf(hallmark.KindInvalid, "reading artifact: %w", err)
+	var err error
+	if res.Artifact, err = artifactAt(cfg.Artifact); err != nil {
+		return res, err
 	}
-	d, size, err := hallmark.DigestFrom(f)
-	f.Close()
-	if err != nil {
-		return res, hallmark.Errorf(hallmark.KindInvalid, "reading artifact %s: %w", cfg.Artifact, err)
-	}
-	res.Artifact = hallmark.Artifact{Name: filepath.Base(cfg.Artifact), Digest: d, Size: size}
 	ev, err := openEvidence(cfg)
 	if err != nil {
 		return res, err
@@ -285,6 +281,19 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if err := ofRef(inputs, cfg.Ref); err != nil {
 		return err
 	}
+	if err := ev.checkTrace(inputs); err != nil {
+		return err
+	}
+	res.Warnings = ev.warnings
+	if err := ofParameters(inputs, cfg.Parameters); err != nil {
+		return err
+	}
+	if err := ev.reproduced(cfg, inputs, res.Artifact.Digest); err != nil {
+		return err
+	}
+	if cfg.Reproduced != nil {
+		res.Levels = append(slices.Clone(res.Levels), intoto.PropertyReproduced)
+	}
 	levels := cfg.Levels
 	if len(levels) == 0 {
 		levels = []string{"SLSA_BUILD_LEVEL_1"} // the least that any allowed build reaches
@@ -383,7 +392,7 @@ func contentOf(inputs []verify.Statement) (hallmark.Revision, []hallmark.Artifac
 				if a.Attribute == "FINAL_ARTIFACT" && a.Target != nil {
 					size, _ := a.Conditions["size"].(float64)
 					mode, _ := a.Conditions["mode"].(float64)
-					subjects = append(subjects, hallmark.Artifact{Name: a.Target.Name, Digest: hallmark.Digest("sha256:" + a.Target.Digest["sha256"]), Size: int64(size), Mode: uint32(mode)})
+					subjects = append(subjects, hallmark.Artifact{Name: a.Target.Name, Digest: hallmark.Digest("sha256:" + a.Target.Digest["sha256"]), MediaType: a.Target.MediaType, Size: int64(size), Mode: uint32(mode)})
 				}
 			}
 		}

@@ -307,7 +307,7 @@ func TestExplain(t *testing.T) {
 		}
 		for _, subject := range []string{filepath.Join(l.out, "hello"), string(v.Artifact.Digest), v.Revision.Commit} {
 			c, err := explain(subject)
-			if err != nil || c.Missing || len(c.Links) != 12 {
+			if err != nil || c.Missing || len(c.Links) != 13 {
 				t.Errorf("evidence %q, %s: %d links, %v: %+v", evidence, subject, len(c.Links), err, c.Links)
 			}
 		}

@@ -6,14 +6,19 @@ package app
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // Why is what a build did with one file.
@@ -138,4 +143,55 @@ func (ev *evidence) traced(want hallmark.Digest) ([]byte, error) {
 		}
 	}
 	return nil, hallmark.Errorf(hallmark.KindNotFound, "%s holds no file with the digest %s, which the signed trace names", dir, want)
+}
+
+// checkTrace compares the event logs and lists of files that lie with the
+// evidence with the digests that were signed. One that is not at hand is a
+// warning, since nothing is decided by it; one that is no signed one refuses.
+func (ev *evidence) checkTrace(inputs []verify.Statement) error {
+	named := map[hallmark.Digest]string{}
+	for _, s := range inputs {
+		if s.PredicateType() != intoto.PredicateTrace {
+			continue
+		}
+		t, err := intoto.DecodePredicate[intoto.RuntimeTrace](s.Statement())
+		if err != nil {
+			return err
+		}
+		for _, f := range t.MonitorLog.FileAccess {
+			named[hallmark.Digest("sha256:"+f.Digest["sha256"])] = f.Name
+		}
+	}
+	dir := filepath.Join(ev.dir, traceDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return hallmark.Errorf(hallmark.KindInvalid, "reading the trace in the evidence: %w", err)
+	}
+	for _, e := range entries {
+		d, err := digestOf(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return err
+		}
+		if _, ok := named[d]; !ok {
+			return hallmark.Coded(hallmark.KindDenied, hallmark.CodeTraceAltered, "%s has the digest %s, which no signed statement names", filepath.Join(traceDir, e.Name()), d)
+		}
+		delete(named, d)
+	}
+	for _, name := range slices.Sorted(maps.Values(named)) {
+		ev.warnings = append(ev.warnings, name+" is not with the evidence; its digest is signed")
+	}
+	return nil
+}
+
+func digestOf(path string) (hallmark.Digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", hallmark.Errorf(hallmark.KindInvalid, "reading the trace in the evidence: %w", err)
+	}
+	defer f.Close()
+	d, _, err := hallmark.DigestFrom(f)
+	if err != nil {
+		return "", hallmark.Errorf(hallmark.KindInvalid, "reading %s: %w", path, err)
+	}
+	return d, nil
 }

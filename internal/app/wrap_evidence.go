@@ -73,7 +73,9 @@ func (e *wrapEvidence) describeBuild(ctx context.Context, rep sandbox.Report) er
 	for i, name := range toolNames(tools) {
 		tools[i].Approved = slices.Contains(e.home.params.Tools, name)
 	}
+	requester := localRequester()
 	b := attest.Build{
+		Requester: &requester,
 		Pipeline: intoto.PipelineRef{Path: e.cfg.Step, Digest: e.digest}, BuilderID: intoto.BuilderWrap, Version: e.tool.Version,
 		StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn, Tools: tools, Platform: platform(),
 		Files: e.source.count, Manifest: e.source.digest, Command: &e.command,
@@ -269,18 +271,14 @@ func (e *wrapEvidence) publish(ctx context.Context, provenance []byte) (int, err
 		if d == "" {
 			continue
 		}
-		b, err := e.home.stores.blobs.Get(ctx, d)
-		if err != nil {
-			return 0, fmt.Errorf("reading %s: %w", name, err)
-		}
-		files[traceDir+"/"+name] = pipeline.File{Bytes: b, Mode: 0o644}
+		files[traceDir+"/"+name] = pipeline.File{Blob: d, Mode: 0o644}
 	}
 	for _, a := range e.facts.Artifacts {
 		if err := addArtifact(files, a, provenance); err != nil {
 			return 0, err
 		}
 	}
-	if err := pipeline.Publish(files, e.out, durable.Disk{}); err != nil {
+	if err := pipeline.Publish(files, e.out, durable.Disk{}, func(d hallmark.Digest) ([]byte, error) { return e.home.stores.blobs.Get(ctx, d) }); err != nil {
 		return 0, fmt.Errorf("writing evidence: %w", err)
 	}
 	return len(e.signed) + 1, nil

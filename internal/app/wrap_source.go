@@ -141,7 +141,7 @@ func (t workTree) describe() (*attest.WorkTree, hallmark.Revision) {
 // origins say where what a command read came from. Nothing was empty when it
 // began: what was there and is of no commit and no package is not explained.
 func (t workTree) origins() (build.Origins, error) {
-	places, err := hostPlaces()
+	places, err := kit{}.places()
 	if err != nil {
 		return build.Origins{}, err
 	}

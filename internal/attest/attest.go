@@ -35,13 +35,16 @@ type Build struct {
 	Artifacts    []hallmark.Artifact
 	Dependencies []Dependency
 	Tools        []Tool
+	Images       []Image           // that went in: of the steps, and bases of artifacts
 	Platform     map[string]string // kernel, operating system, architecture, workspace mode
 	Guarantees   []Guarantee
 	Files        int             // files of the source tree
 	Manifest     hallmark.Digest // of the manifest of the source tree
 	Record       hallmark.CheckRecord
 	Trace        Trace
-	Command      *Command // nil for a build of a pipeline
+	Command      *Command          // nil for a build of a pipeline
+	Parameters   map[string]string // external ones that were given
+	Requester    *intoto.Requester
 }
 
 // Step is one executed command.
@@ -52,6 +55,8 @@ type Step struct {
 	ExitCode   int             `json:"exitCode"`
 	Signal     string          `json:"signal,omitempty"`
 	LimitHit   string          `json:"limitHit,omitempty"`
+	Lost       []string        `json:"limitsLost,omitempty"` // limits that vanished while it ran
+	Secrets    []string        `json:"secrets,omitempty"`    // names of those it was given
 	StartedOn  time.Time       `json:"startedOn"`
 	FinishedOn time.Time       `json:"finishedOn"`
 	Log        hallmark.Digest `json:"log"`
@@ -63,7 +68,9 @@ type Step struct {
 type Egress struct {
 	Step    string    `json:"step"`
 	Time    time.Time `json:"time"`
-	Process string    `json:"process"`
+	PID     int       `json:"pid,omitempty"`     // on the host
+	Process string    `json:"process"`           // the name that the process gave itself
+	Program string    `json:"program,omitempty"` // path of its executable
 	Address string    `json:"address"`
 	Name    string    `json:"name,omitempty"` // from a DNS question
 }
@@ -157,6 +164,9 @@ func Environment(b Build) (intoto.Statement, error) {
 		platform[k] = v
 	}
 	s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_PLATFORM", Conditions: platform})
+	if r := b.Requester; r != nil {
+		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "BUILD_REQUESTER", Conditions: map[string]any{"principals": r.Principals, "authentication": r.Authentication, "user": r.User}})
+	}
 	for _, t := range b.Tools {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
 			Attribute: toolAttribute(t),
@@ -260,7 +270,7 @@ func Provenance(b Build) (intoto.Statement, error) {
 		BuildDefinition: intoto.BuildDefinition{
 			BuildType: b.buildType(),
 			ExternalParameters: intoto.ExternalParameters{
-				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline,
+				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline, Parameters: b.Parameters,
 			},
 			InternalParameters:   b.internal(),
 			ResolvedDependencies: b.materials(),
@@ -272,6 +282,18 @@ func Provenance(b Build) (intoto.Statement, error) {
 			},
 		},
 	})
+}
+
+// internal are the parameters that the platform set, and who asked.
+func (b Build) internal() map[string]any {
+	out := map[string]any{"platform": b.Platform}
+	if b.Requester != nil {
+		out["requester"] = b.Requester
+	}
+	if b.Trace.Hermetic { // said only when it was observed
+		out["hermetic"] = "observed"
+	}
+	return out
 }
 
 // Summary is what a VSA says.
@@ -371,6 +393,9 @@ func (b Build) materials() []intoto.ResourceDescriptor {
 	})
 	for _, d := range b.Dependencies {
 		out = append(out, intoto.ResourceDescriptor{Name: d.Name, URI: d.PURL, Digest: d.Digests, Annotations: map[string]any{"role": "dependency"}})
+	}
+	for _, i := range b.Images {
+		out = append(out, i.material())
 	}
 	for _, t := range b.Tools {
 		out = append(out, intoto.ResourceDescriptor{

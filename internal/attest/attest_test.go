@@ -49,6 +49,8 @@ func build() attest.Build {
 		Artifacts:    []hallmark.Artifact{{Name: "app", Digest: digest("app"), Size: 3, Mode: 0o755}, {Name: "app.conf", Digest: digest("conf"), Size: 4, Mode: 0o644}},
 		Dependencies: []attest.Dependency{{PURL: "pkg:golang/example.org/x@v1.2.3", Name: "example.org/x", Digests: map[string]string{"sha256": digest("x").Hex(), "dirHash1": digest("tree of x").Hex()}}},
 		Tools:        []attest.Tool{{Path: "/usr/bin/go", Tool: hallmark.Tool{Name: "go", Version: "go1.26.8", Digest: digest("go")}}},
+		Parameters:   map[string]string{"MODE": "release"},
+		Requester:    &intoto.Requester{Principals: []string{"operator", "uid:1000"}, Authentication: "possession of the home's keys", User: "dev"},
 		Platform:     map[string]string{"kernel": "6.1", "os": "Debian 12", "arch": "amd64"},
 		Guarantees:   []attest.Guarantee{{Name: "no-network", Holds: true}, {Name: "cgroup", Holds: false, Detail: "no delegation"}},
 		Files:        7, Manifest: digest("manifest"), Record: record("build", hallmark.Pass),

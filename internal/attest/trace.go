@@ -182,13 +182,3 @@ func (b Build) materialsFacts() map[string]any {
 		"unexplained": len(b.Trace.Unexplained), "unstable": b.Trace.Unstable,
 	}
 }
-
-// internal are the parameters of the platform. A build is called hermetic only
-// when that was observed.
-func (b Build) internal() map[string]any {
-	out := map[string]any{"platform": b.Platform}
-	if b.Trace.Hermetic {
-		out["hermetic"] = "observed"
-	}
-	return out
-}

@@ -17,6 +17,7 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +30,10 @@ import (
 type Pipeline struct {
 	Steps     []Step
 	Artifacts []string // slash-separated paths in the workspace
+
+	Toolchain  ImageRef // that steps run with; the zero value is the host's
+	Images     []ImageArtifact
+	Parameters []Parameter // by name
 }
 
 // Step is one command of a pipeline.
@@ -37,6 +42,7 @@ type Step struct {
 	Run     string
 	Env     map[string]string
 	Timeout time.Duration // 0: the limit of the policy
+	Secrets []string      // names
 }
 
 // Test reports whether the step is a test: it is named "test" or begins with
@@ -154,7 +160,7 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 	if !p.need(n, top["build"], "build") {
 		return nil
 	}
-	b := p.fields(top["build"], "build", "steps", "artifacts", "network")
+	b := p.fields(top["build"], "build", "image", "steps", "artifacts", "network", "parameters")
 	out := &Pipeline{}
 	if net := b["network"]; net != nil {
 		switch p.text(net, "build.network") {
@@ -165,6 +171,9 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 			p.fail(net, hallmark.CodePipelineInvalid, "build.network: want none")
 		}
 	}
+	if b["image"] != nil {
+		out.Toolchain = p.toolchain(b["image"])
+	}
 	if p.need(top["build"], b["steps"], "steps") {
 		for i, s := range p.list(b["steps"], "build.steps") {
 			out.Steps = append(out.Steps, p.step(s, i))
@@ -173,9 +182,15 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 			p.fail(b["steps"], hallmark.CodePipelineInvalid, "build.steps: more than %d", maxSteps)
 		}
 	}
+	out.Parameters = p.parameters(b["parameters"])
+	p.shadowed(top["build"], out.Parameters, out.Steps)
 	if p.need(top["build"], b["artifacts"], "artifacts") {
 		seen := map[string]bool{}
 		for _, a := range p.list(b["artifacts"], "build.artifacts") {
+			if a.Kind == yaml.MappingNode {
+				out.Images = append(out.Images, p.imageArtifact(a, seen))
+				continue
+			}
 			out.Artifacts = append(out.Artifacts, p.artifact(a, seen))
 		}
 	}
@@ -183,10 +198,11 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 }
 
 var stepName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$`)
+var secretName = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (p *parser) step(n *yaml.Node, i int) Step {
-	f := p.fields(n, "a step", "name", "run", "env", "timeout")
+	f := p.fields(n, "a step", "name", "run", "env", "timeout", "secrets")
 	s := Step{Name: fmt.Sprintf("step-%d", i+1)}
 	if f["name"] != nil {
 		if s.Name = p.text(f["name"], "name"); !stepName.MatchString(s.Name) {
@@ -205,10 +221,19 @@ func (p *parser) step(n *yaml.Node, i int) Step {
 	if f["env"] != nil {
 		s.Env = map[string]string{}
 		for k, v := range p.fields(f["env"], "env") {
-			if !envName.MatchString(k) || strings.HasPrefix(k, "LD_") {
+			if !envName.MatchString(k) || strings.HasPrefix(k, "LD_") || strings.HasPrefix(k, secretPrefix) {
 				p.fail(f["env"], hallmark.CodePipelineInvalid, "env: %q can't be set", k)
 			}
 			s.Env[k] = p.text(v, "env."+k)
+		}
+	}
+	if f["secrets"] != nil {
+		for _, v := range p.list(f["secrets"], "secrets") {
+			name := p.text(v, "secrets")
+			if !secretName.MatchString(name) || slices.Contains(s.Secrets, name) {
+				p.fail(v, hallmark.CodePipelineInvalid, "secrets: %q: want a name of capital letters, digits and underscores, once", name)
+			}
+			s.Secrets = append(s.Secrets, name)
 		}
 	}
 	if f["timeout"] != nil {

@@ -111,31 +111,79 @@ func TestCollectRefuses(t *testing.T) {
 
 // TestAuthorize: every fact that speaks against a build denies on its own.
 func TestAuthorize(t *testing.T) {
-	p := Policy{Builders: []string{"b"}, Guarantees: []string{"no-network"}}
+	cc, other := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("other"))
+	p := Policy{Builders: []string{"b"}, Guarantees: []string{"no-network"}, Permit: func(q Request) (Rule, *hallmark.Reason) {
+		if q.Repository != "r" {
+			return Rule{}, &hallmark.Reason{Code: hallmark.CodeBuildNotPermitted}
+		}
+		return Rule{Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}}, nil
+	}}
 	p.Tools = []string{"cc=aa"}
-	base := Facts{BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
+	base := Facts{Request: Request{Repository: "r", Builder: "b"}, TraceWhole: true, Executed: []Executable{{"/usr/bin/cc", cc, "x"}, {"/workspace/configure", other, "x"}}, BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
 	if d := Authorize(p, base); !d.Allowed() {
 		t.Fatalf("a good build: %+v", d)
 	}
 	for name, change := range map[string]func(*Facts){
-		"builder":   func(f *Facts) { f.BuilderID = "other" },
-		"guarantee": func(f *Facts) { f.Guarantees = []Guarantee{{Name: "no-network"}} },
-		"absent":    func(f *Facts) { f.Guarantees = nil },
-		"tool":      func(f *Facts) { f.Tools = []string{"cc=aa", "ld=bb"} },
-		"order":     func(f *Facts) { f.Defined = []Step{{Name: "y"}} },
-		"fewer":     func(f *Facts) { f.Defined = []Step{{Name: "x"}, {Name: "y"}} },
-		"other run": func(f *Facts) { f.Defined = []Step{{Name: "x", Run: "z"}} },
-		"changed":   func(f *Facts) { f.SourceChanged = true },
-		"artifact":  func(f *Facts) { f.Artifacts = 0 },
-		"steps":     func(f *Facts) { f.Steps = nil },
-		"failed":    func(f *Facts) { f.Steps = []StepResult{{Report: CommandReport{ExitCode: 1}}} },
-		"egress":    func(f *Facts) { f.Steps = []StepResult{{Report: CommandReport{Egress: []Egress{{Address: "x"}}}}} },
-		"reasons":   func(f *Facts) { f.Reasons = []hallmark.Reason{{Code: "X"}} },
+		"builder":     func(f *Facts) { f.BuilderID = "other" },
+		"request":     func(f *Facts) { f.Request.Repository = "fork" },
+		"untraced":    func(f *Facts) { f.TraceWhole = false },
+		"unlisted":    func(f *Facts) { f.Executed = []Executable{{"/usr/bin/ld", cc, "x"}} },
+		"wrapped":     func(f *Facts) { f.Executed = []Executable{{"/usr/bin/cc", other, "x"}} },
+		"from memory": func(f *Facts) { f.Executed = []Executable{{"/memfd:x (deleted)", other, "x"}} },
+		"built":       func(f *Facts) { f.Written = []hallmark.Digest{other} },
+		"unnamed":     func(f *Facts) { f.Executed = []Executable{{"", other, "x"}} },
+		"beside":      func(f *Facts) { f.Executed = []Executable{{"/workspace-2/x", other, "x"}} },
+		"guarantee":   func(f *Facts) { f.Guarantees = []Guarantee{{Name: "no-network"}} },
+		"absent":      func(f *Facts) { f.Guarantees = nil },
+		"tool":        func(f *Facts) { f.Tools = []string{"cc=aa", "ld=bb"} },
+		"order":       func(f *Facts) { f.Defined = []Step{{Name: "y"}} },
+		"fewer":       func(f *Facts) { f.Defined = []Step{{Name: "x"}, {Name: "y"}} },
+		"other run":   func(f *Facts) { f.Defined = []Step{{Name: "x", Run: "z"}} },
+		"changed":     func(f *Facts) { f.SourceChanged = true },
+		"artifact":    func(f *Facts) { f.Artifacts = 0 },
+		"steps":       func(f *Facts) { f.Steps = nil },
+		"failed":      func(f *Facts) { f.Steps = []StepResult{{Report: CommandReport{ExitCode: 1}}} },
+		"egress":      func(f *Facts) { f.Steps = []StepResult{{Report: CommandReport{Egress: []Egress{{Address: "x"}}}}} },
+		"reasons":     func(f *Facts) { f.Reasons = []hallmark.Reason{{Code: "X"}} },
 	} {
 		f := base
 		change(&f)
 		if d := Authorize(p, f); d.Allowed() || len(d.Reasons) == 0 {
 			t.Errorf("%s: %+v", name, d)
 		}
+	}
+	var none Policy
+	none.Builders, none.AnyTool = []string{"b"}, true
+	if d := Authorize(none, base); d.Allowed() {
+		t.Error("a policy without rules allowed a build")
+	}
+	// Without the agent nothing is known, and nothing passes.
+	base.TraceWhole = false
+	if d := Authorize(p, base); d.Allowed() {
+		t.Error("an untraced build was allowed")
+	}
+}
+
+// TestProgramsNamed: a refusal names path, digest and what was approved.
+func TestProgramsNamed(t *testing.T) {
+	cc, wrapped := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("wrapped"))
+	r := Rule{Name: "release", Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}}
+	got := r.programs([]Executable{{"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", cc, "compile"}}, nil)
+	if len(got) != 1 || got[0].Code != hallmark.CodeBuildTool || got[0].Nearest != "rule release" {
+		t.Fatalf("%+v", got)
+	}
+	for _, want := range []string{"/usr/bin/cc", string(wrapped), string(cc), "step compile"} {
+		if !strings.Contains(got[0].Message, want) {
+			t.Errorf("%s: no %s", got[0].Message, want)
+		}
+	}
+	if got := (Rule{Digests: []hallmark.Digest{wrapped}}).programs([]Executable{{"/opt/x", wrapped, "s"}}, nil); len(got) != 0 {
+		t.Errorf("a program approved by digest: %+v", got)
+	}
+	if got := (Rule{}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
+		t.Errorf("a built program: %+v", got)
+	}
+	if got := (Rule{Built: true}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}); len(got) != 0 {
+		t.Errorf("a built program that may run: %+v", got)
 	}
 }

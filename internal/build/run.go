@@ -27,6 +27,11 @@ type Command struct {
 	Script  string
 	Env     []string
 	Timeout time.Duration
+	// Secrets are given by file descriptors 3, 4, … in this order; the number of
+	// each is in the variable SecretVariable(Name). No file or variable ever holds
+	// a value.
+	Secrets []Secret
+	Alert   func(Egress) // hears of each attempt before the call that made it returns; may be nil
 }
 
 // CommandReport is what an engine saw.
@@ -34,6 +39,7 @@ type CommandReport struct {
 	ExitCode   int
 	Signal     string
 	LimitHit   string
+	Lost       []string // limits that vanished while it ran
 	StartedOn  time.Time
 	FinishedOn time.Time
 	Egress     []Egress
@@ -44,7 +50,9 @@ type CommandReport struct {
 // Egress is one refused attempt to reach an outside address.
 type Egress struct {
 	Time    time.Time
-	Process string
+	PID     int    // on the host
+	Process string // the name that the process gave itself
+	Program string // path of its executable, by the kernel
 	Address string
 	Name    string
 }
@@ -83,7 +91,7 @@ type StepResult struct {
 
 // Good reports whether the step ended as it should.
 func (s StepResult) Good() bool {
-	return s.Report.ExitCode == 0 && s.Report.Signal == "" && s.Report.LimitHit == ""
+	return s.Report.ExitCode == 0 && s.Report.Signal == "" && s.Report.LimitHit == "" && len(s.Report.Lost) == 0
 }
 
 // CacheDir is a directory that the steps of one build share, like the workspace;
@@ -106,12 +114,27 @@ func Environment(path string, commitTime time.Time, extra map[string]string) []s
 	return out
 }
 
+// Given is what the steps of a build get beside their scripts.
+type Given struct {
+	Env     []string
+	Timeout time.Duration     // of a step
+	Secrets map[string][]byte // by name; a step gets those that it names
+	Alert   func(step string, e Egress)
+}
+
 // Run runs the steps in order and stops at the first that fails. An error means
-// that a step could not be run at all.
-func Run(ctx context.Context, engine Engine, p *Pipeline, env []string, timeout time.Duration, clock func() time.Time) (Result, error) {
+// that a step could not be run at all, or names a secret that was not given.
+func Run(ctx context.Context, engine Engine, p *Pipeline, given Given, clock func() time.Time) (Result, error) {
 	r := Result{StartedOn: clock()}
 	for _, s := range p.Steps {
-		c := Command{Script: s.Run, Env: env, Timeout: timeout}
+		c := Command{Script: s.Run, Env: given.Env, Timeout: given.Timeout, Alert: func(Egress) {}}
+		if given.Alert != nil {
+			c.Alert = func(e Egress) { given.Alert(s.Name, e) }
+		}
+		var err error
+		if c.Secrets, err = choose(given.Secrets, s); err != nil {
+			return r, err
+		}
 		for _, k := range slices.Sorted(maps.Keys(s.Env)) {
 			c.Env = append(slices.Clip(c.Env), k+"="+s.Env[k])
 		}
@@ -119,7 +142,10 @@ func Run(ctx context.Context, engine Engine, p *Pipeline, env []string, timeout 
 			c.Timeout = s.Timeout
 		}
 		log := &head{max: maxLog}
-		rep, err := engine.Run(ctx, c, log)
+		// A step may print what an earlier one had, so all are masked in all.
+		masked := newMask(log, given.Secrets)
+		rep, err := engine.Run(ctx, c, masked)
+		masked.flush()
 		if err != nil {
 			return r, fmt.Errorf("running step %s: %w", s.Name, err)
 		}
@@ -168,6 +194,9 @@ func (r Result) Reasons(egressAllowed bool) (build, tests []hallmark.Reason) {
 				break
 			}
 			to := e.Address
+			if e.Program != "" && path.Base(e.Program) != e.Process {
+				e.Process += " (" + e.Program + ")"
+			}
 			if e.Name != "" {
 				to += " (asking for " + e.Name + ")"
 			}
@@ -178,6 +207,12 @@ func (r Result) Reasons(egressAllowed bool) (build, tests []hallmark.Reason) {
 		}
 		if s.Good() {
 			continue
+		}
+		if len(s.Report.Lost) > 0 {
+			build = append(build, hallmark.Reason{
+				Code: hallmark.CodeBuildNotIsolated, Check: "build", Message: fmt.Sprintf("step %s was ended: its limits of %s vanished while it ran", s.Name, strings.Join(s.Report.Lost, ", ")),
+				Fix: "find out who removes or changes control groups of this machine",
+			})
 		}
 		if s.Report.LimitHit != "" {
 			build = append(build, hallmark.Reason{
@@ -289,69 +324,4 @@ func collect(root *os.Root, name string) (Output, *hallmark.Reason) {
 		mode = 0o755
 	}
 	return Output{Name: path.Base(name), Data: b, Mode: mode}, nil
-}
-
-// Policy is what the build policy asks for, from the signed policy.
-type Policy struct {
-	Builders      []string
-	EgressAllowed bool
-	Guarantees    []string // that must hold
-	AnyTool       bool     // tools are only recorded
-	Tools         []string // approved, NAME=HEX
-}
-
-// Facts are what the build policy judges.
-type Facts struct {
-	BuilderID     string
-	Defined       []Step // by the pipeline, in order
-	Steps         []StepResult
-	Guarantees    []Guarantee
-	Tools         []string // of the machine, NAME=HEX
-	Artifacts     int
-	SourceChanged bool
-	Reasons       []hallmark.Reason // found before
-}
-
-// Authorize applies the build policy to facts. Provenance is signed only with an
-// allowing answer.
-func Authorize(p Policy, f Facts) hallmark.Decision {
-	reasons := slices.Clone(f.Reasons)
-	add := func(code hallmark.Code, format string, args ...any) {
-		reasons = append(reasons, hallmark.Reason{Code: code, Check: "build", Message: fmt.Sprintf(format, args...)})
-	}
-	if !slices.Contains(p.Builders, f.BuilderID) {
-		add(hallmark.CodeBuilderNotTrusted, "builder %s is not in build.builders", f.BuilderID)
-	}
-	for _, want := range p.Guarantees {
-		i := slices.IndexFunc(f.Guarantees, func(g Guarantee) bool { return g.Name == want })
-		if i < 0 || !f.Guarantees[i].Holds {
-			add(hallmark.CodeBuildNotIsolated, "the guarantee %s did not hold", want)
-		}
-	}
-	for _, t := range f.Tools {
-		if !p.AnyTool && !slices.Contains(p.Tools, t) {
-			add(hallmark.CodeBuildTool, "this machine has the tool %s, which build.tools does not approve", t)
-		}
-	}
-	if len(f.Reasons) == 0 && !slices.EqualFunc(f.Defined, f.Steps, func(d Step, s StepResult) bool { return d.Name == s.Name && d.Run == s.Run }) {
-		add(hallmark.CodeBuildPolicy, "other steps ran than the pipeline defines")
-	}
-	if f.SourceChanged {
-		add(hallmark.CodeSourceChangedInside, "the source copy changed while it was built")
-	}
-	if len(f.Steps) == 0 || f.Artifacts == 0 && len(f.Reasons) == 0 { // else a reason says why there is none
-		add(hallmark.CodePipelineArtifact, "the build left no artifact")
-	}
-	for _, s := range f.Steps {
-		if !s.Good() && len(f.Reasons) == 0 {
-			add(hallmark.CodeBuildStepFailed, "step %s failed", s.Name)
-		}
-		if len(s.Report.Egress) > 0 && !p.EgressAllowed && len(f.Reasons) == 0 {
-			add(hallmark.CodeBuildEgress, "step %s tried to leave the sandbox", s.Name)
-		}
-	}
-	if len(reasons) > 0 {
-		return hallmark.Decision{Effect: hallmark.Deny, Reasons: reasons}
-	}
-	return hallmark.Decision{Effect: hallmark.Allow}
 }

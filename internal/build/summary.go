@@ -190,17 +190,22 @@ func (s *Summary) Saw(d hallmark.Digest) bool {
 	return false
 }
 
-// Executed are the programs that ran, each path and digest once, by path.
-func (s *Summary) Executed() []Exec {
-	seen := map[version]Exec{}
+// Executed are the programs that ran, each path and digest once in a step.
+func (s *Summary) Executed() []Executable {
+	var out []Executable
 	for _, st := range s.Steps {
+		seen := map[version]bool{}
 		for _, p := range st.Processes {
 			for _, x := range p.Execs {
-				seen[version{x.Path, x.Digest}] = Exec{Path: x.Path, Digest: x.Digest}
+				if v := (version{x.Path, x.Digest}); !seen[v] {
+					seen[v] = true
+					out = append(out, Executable{Path: string(x.Path), Digest: x.Digest, Step: st.Step})
+				}
 			}
 		}
 	}
-	return slices.SortedFunc(maps.Values(seen), func(a, b Exec) int {
-		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Digest, b.Digest))
-	})
+	return out
 }
+
+// Written are the contents that processes of the build left in files.
+func (s *Summary) Written() []hallmark.Digest { return slices.Sorted(maps.Keys(s.written)) }

@@ -20,6 +20,9 @@ type Hop struct {
 	Digest  hallmark.Digest `json:"digest,omitempty"`
 	Process int             `json:"process,omitempty"`
 	Args    []Raw           `json:"args,omitempty"`
+	// Fed is what a reader wrote after it had opened the file: each may hold some
+	// of it.
+	Fed []Hop `json:"fed,omitempty"`
 }
 
 // HopKind is how a hop was reached from the one before.
@@ -165,8 +168,28 @@ func (f *Flow) Readers(path Raw, d hallmark.Digest) []Hop {
 	for _, n := range f.starts(path, d) {
 		for _, e := range f.nodes[n].edges {
 			if e.kind == HopReader {
-				out = append(out, f.nodes[e.to].hop)
+				h := f.nodes[e.to].hop
+				h.Fed = f.fed(e.to, e.at)
+				out = append(out, h)
 			}
+		}
+	}
+	return out
+}
+
+// fed are the files that a process wrote after a moment, each name once with what
+// it held last.
+func (f *Flow) fed(process int, after int64) []Hop {
+	var out []Hop
+	for _, e := range f.nodes[process].edges {
+		if e.kind != HopFile || e.at < after {
+			continue
+		}
+		h := f.nodes[e.to].hop
+		if i := slices.IndexFunc(out, func(o Hop) bool { return o.Path == h.Path }); i >= 0 {
+			out[i] = h
+		} else {
+			out = append(out, h)
 		}
 	}
 	return out

@@ -160,8 +160,8 @@ hallmark wrap ends with the exit code of its command.`,
 	root.PersistentFlags().StringVar(&s.home, "home", "", "home directory (default $HALLMARK_HOME or ~/.hallmark)")
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print a stream of typed messages, one JSON object a line")
 	root.AddCommand(
-		initCommand(s), runCommand(s), wrapCommand(s), verifyCommand(s), explainCommand(s), replayCommand(s),
-		logCommand(s), policyCommand(s), advisoriesCommand(s), reportCommand(s), drillCommand(s),
+		initCommand(s), runCommand(s), wrapCommand(s), rebuildCommand(s), verifyCommand(s), explainCommand(s), replayCommand(s),
+		logCommand(s), policyCommand(s), imageCommand(s), advisoriesCommand(s), reportCommand(s), drillCommand(s),
 		doctorCommand(s), schemaCommand(s), versionCommand(s),
 	)
 	wrapArgs(root)

@@ -140,6 +140,7 @@ in DIR (default: the current directory) instead.`,
 func runCommand(s *streams) *cobra.Command {
 	var cfg app.RunConfig
 	var passFile string
+	var params []string
 	cmd := &cobra.Command{
 		Use:   "run [REPO]",
 		Short: "the main job: one revision from commit to verdict",
@@ -156,8 +157,11 @@ func runCommand(s *streams) *cobra.Command {
 			if cfg.Passphrase, err = passphrase(passFile); err != nil {
 				return err
 			}
+			if cfg.Parameters, err = parameters(params); err != nil {
+				return err
+			}
 			p := newProgress(s)
-			cfg.Progress = p.event
+			cfg.Progress, cfg.Alert = p.event, p.alert
 			res, err := app.Run(cmd.Context(), cfg)
 			if err != nil {
 				return err
@@ -179,12 +183,30 @@ func runCommand(s *streams) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringArrayVar(&cfg.Secrets, "secret", nil, "NAME=FILE, repeated: a secret for the steps that name it; FILE has mode 0600")
 	cmd.Flags().StringVar(&cfg.Rev, "rev", "HEAD", "revision: a commit, a branch or a tag")
 	cmd.Flags().StringVar(&cfg.Out, "out", "hallmark-out", "directory for artifacts and evidence")
 	cmd.Flags().StringVar(&cfg.RepositoryURI, "repository", "", "canonical URI of the repository in evidence (default: file:// and its path)")
+	cmd.Flags().StringArrayVar(&params, "param", nil, "NAME=VALUE of an external parameter that pipeline and build policy list (repeat)")
 	cmd.Flags().BoolVar(&cfg.CommittedOnly, "committed-only", false, "accept a work tree with changes: they are not looked at, only the commit is")
 	passphraseFlag(cmd, &passFile)
 	return cmd
+}
+
+// parameters reads NAME=VALUE, each name once.
+func parameters(args []string) (map[string]string, error) {
+	if len(args) == 0 {
+		return nil, nil
+	}
+	out := map[string]string{}
+	for _, a := range args {
+		name, value, ok := strings.Cut(a, "=")
+		if _, twice := out[name]; !ok || name == "" || twice {
+			return nil, usagef("--param %q: want NAME=VALUE, each name once", a)
+		}
+		out[name] = value
+	}
+	return out, nil
 }
 
 // verifyFlags are shared by the commands that read evidence.
@@ -228,7 +250,9 @@ var slsaLevel = regexp.MustCompile(`^SLSA_[A-Z]+_LEVEL_[0-9]$`)
 
 func verifyCommand(s *streams) *cobra.Command {
 	var v verifyFlags
-	var level string
+	var level, rebuilder, rebuildDir string
+	var params []string
+	var reproduced bool
 	cmd := &cobra.Command{
 		Use:   "verify ARTIFACT",
 		Short: "decide again about an artifact, offline, under pinned roots",
@@ -248,6 +272,18 @@ the input can't be read.`,
 			}
 			if level != "" {
 				v.cfg.Levels = []string{level}
+			}
+			if reproduced || rebuilder != "" || rebuildDir != "" {
+				v.cfg.Reproduced = &app.Reproduction{Dir: rebuildDir}
+			}
+			var err error
+			if rebuilder != "" {
+				if v.cfg.Reproduced.Roots, err = hallmark.ParseDigest(rebuilder); err != nil {
+					return usagef("--rebuilder: %s", err)
+				}
+			}
+			if v.cfg.Parameters, err = parameters(params); err != nil {
+				return err
 			}
 			res, err := app.Verify(cmd.Context(), v.cfg)
 			if err != nil {
@@ -272,6 +308,10 @@ the input can't be read.`,
 		},
 	}
 	v.add(cmd)
+	cmd.Flags().StringArrayVar(&params, "param", nil, "NAME=VALUE of an external parameter that the build must have been given, and no others (repeat; default: what its build policy permits)")
+	cmd.Flags().BoolVar(&reproduced, "reproduced", false, "ask for a rebuild that gave the same bytes (hallmark rebuild)")
+	cmd.Flags().StringVar(&rebuildDir, "rebuild", "", "directory of that rebuild (default: rebuild in the evidence)")
+	cmd.Flags().StringVar(&rebuilder, "rebuilder", "", "digest of the roots of the home that rebuilt (default: those of the evidence)")
 	cmd.Flags().StringVar(&v.cfg.Ref, "ref", "", "branch or tag that the revision must be of, such as refs/heads/main")
 	cmd.Flags().StringVar(&v.cfg.ResourceURI, "resource", "", "expected resourceUri of the verification summary, such as git+https://example.org/app")
 	cmd.Flags().StringVar(&level, "level", "", "level that the summary must reach, such as SLSA_BUILD_LEVEL_1")

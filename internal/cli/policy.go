@@ -19,18 +19,24 @@ import (
 func policyCommand(s *streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "show, change and sign the policy", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(policySetCommand(s), policyShowCommand(s), policyKeyCommand(s), policySignCommand(s))
+	cmd.AddCommand(policySetCommand(s), policyShowCommand(s), policyKeyCommand(s), policySignCommand(s), policyToolsCommand(s))
 	return cmd
 }
 
 // policySignersKey is no parameter: signers come from a file that was parsed.
 const policySignersKey = "allowedSigners"
 
+// policyBuildKey is no parameter either: rules come from a file.
+const policyBuildKey = "build"
+
 func policySetCommand(s *streams) *cobra.Command {
-	var passFile, signers string
+	var passFile, signers, rules string
+	var inventories []string
 	set := &cobra.Command{
 		Use: "set [KEY=VALUE…]", Short: "change parameters or signers: sign the next version, or propose it to the administrators",
-		Long: `Change parameters of the policy, or with --allowed-signers who may sign commits. In a home with a single operator the next
+		Long: `Change parameters of the policy, with --allowed-signers who may sign commits, or with
+--build the rules of what may be built (hallmark policy show --build prints those
+in force). In a home with a single operator the next
 version is signed and in force. Where there are several administrators it waits
 until enough of them signed it (hallmark policy sign); a proposal that waited
 before is replaced.`,
@@ -51,13 +57,20 @@ before is replaced.`,
 				}
 				changes = append(changes, c)
 			}
-			if len(args) == 0 && signers == "" {
-				return hallmark.WithHint(usagef("policy set: nothing to change"), "hallmark policy set KEY=VALUE, or --allowed-signers FILE")
+			if rules != "" || len(inventories) > 0 {
+				c, err := app.ReadBuild(cmd.Context(), home, rules, inventories)
+				if err != nil {
+					return err
+				}
+				changes = append(changes, c)
+			}
+			if len(args) == 0 && len(changes) == 0 {
+				return hallmark.WithHint(usagef("policy set: nothing to change"), "hallmark policy set KEY=VALUE, --allowed-signers FILE, or --build FILE")
 			}
 			for _, a := range args {
 				k, v, ok := strings.Cut(a, "=")
-				if !ok || k == policySignersKey {
-					return usagef("policy set %q: want KEY=VALUE; signers are changed with --allowed-signers FILE", a)
+				if !ok || k == policySignersKey || k == policyBuildKey {
+					return usagef("policy set %q: want KEY=VALUE; signers are changed with --allowed-signers FILE, rules of builds with --build FILE", a)
 				}
 				changes = append(changes, [2]string{k, v})
 			}
@@ -85,15 +98,69 @@ before is replaced.`,
 			return nil
 		}}
 	set.Flags().StringVar(&signers, "allowed-signers", "", "OpenSSH allowed_signers file that replaces the allowed signers of the policy")
+	set.Flags().StringVar(&rules, "build", "", "file, YAML or JSON, of the rules of what may be built")
+	set.Flags().StringArrayVar(&inventories, "inventory", nil, "NAME=FILE of an inventory of tools that the rules name (repeat); hallmark policy tools makes one")
 	passphraseFlag(set, &passFile)
 	return set
 }
 
+func policyToolsCommand(s *streams) *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use: "tools", Short: "list the programs that builds on this machine can run, with their digests", Args: cobra.NoArgs,
+		Long: `List every program that a build on this machine can run, with path and digest.
+With --out it writes the inventory that the rules of builds name:
+
+    hallmark policy tools --out tools.json
+    hallmark policy set --build build.yaml --inventory host=tools.json
+
+Look it over before you approve it: it says what is there, not that it is good.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			inv, err := app.ToolInventory(cmd.Context())
+			if err != nil {
+				return err
+			}
+			raw, err := inv.Encode()
+			if err != nil {
+				return err
+			}
+			if out == "" {
+				_, err := s.out.Write(raw)
+				return err
+			}
+			if err := os.WriteFile(out, raw, 0o644); err != nil {
+				return hallmark.Errorf(hallmark.KindInvalid, "writing the inventory: %w", err)
+			}
+			digest := hallmark.DigestOf(raw)
+			if s.json {
+				s.message(map[string]any{"type": "tool-inventory", "digest": digest, "programs": len(inv.Programs), "path": out})
+				return nil
+			}
+			s.print("inventory %s  %d programs", digest, len(inv.Programs))
+			s.hint("look it over, then: hallmark policy set --build FILE --inventory NAME=%s", out)
+			return nil
+		}}
+	cmd.Flags().StringVar(&out, "out", "", "file to write the inventory to (default: print it)")
+	return cmd
+}
+
 func policyShowCommand(s *streams) *cobra.Command {
-	return &cobra.Command{Use: "show", Short: "print the signed policy, and what waits for signatures", Args: cobra.NoArgs,
+	var rules bool
+	show := &cobra.Command{Use: "show", Short: "print the signed policy, and what waits for signatures", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			home, err := s.homeDir()
 			if err != nil {
+				return err
+			}
+			if rules {
+				text, inForce, err := app.BuildRules(home)
+				if err != nil {
+					return err
+				}
+				if !inForce {
+					s.note("the policy has no rules for builds, so nothing is built; these are the ones that a new home begins with")
+				}
+				_, err = s.out.Write(text)
 				return err
 			}
 			res, err := app.PolicyShow(cmd.Context(), home)
@@ -116,6 +183,12 @@ func policyShowCommand(s *streams) *cobra.Command {
 			for _, line := range res.Signers {
 				s.print("allowed signer: %s", line)
 			}
+			for _, r := range res.Build {
+				s.print("  %s: %s", r.Key, r.Value)
+			}
+			if res.Version > 0 && len(res.Build) == 0 {
+				s.note("the policy has no rules for builds, so nothing is built: hallmark policy show --build")
+			}
 			if res.Pending != nil {
 				s.proposal(*res.Pending)
 			}
@@ -124,6 +197,8 @@ func policyShowCommand(s *streams) *cobra.Command {
 			}
 			return nil
 		}}
+	show.Flags().BoolVar(&rules, "build", false, "print the rules of what may be built as a file to edit")
+	return show
 }
 
 func policyKeyCommand(s *streams) *cobra.Command {
@@ -289,6 +364,7 @@ func (s *streams) policyMessage(res app.PolicyState) map[string]any {
 	m := map[string]any{"type": "policy", "version": res.Version, "digest": res.Digest}
 	if res.Parameters != nil {
 		m["parameters"], m["allowedSigners"], m["signedBy"] = res.Parameters, res.Signers, res.SignedBy
+		m["build"] = res.Build
 	}
 	if res.Pending != nil {
 		m["pending"] = proposalMessage("policy-review", *res.Pending)

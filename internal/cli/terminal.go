@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 )
 
@@ -72,6 +73,25 @@ func (p *progress) event(e pipeline.Event) {
 		p.live = false
 	}
 	fmt.Fprintln(p.s.err, strings.TrimRight(clean(line), " "))
+}
+
+// alert tells of an attempt to leave a sandbox while the step still runs.
+func (p *progress) alert(a app.EgressAlert) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.s.json {
+		p.s.message(map[string]any{"type": "alert", "code": hallmark.CodeBuildEgress, "step": a.Step, "time": a.Time, "pid": a.PID, "process": a.Process, "program": a.Program, "address": a.Address, "name": a.Name})
+		return
+	}
+	if p.tty && p.live {
+		fmt.Fprint(p.s.err, "\r\x1b[K")
+		p.live = false
+	}
+	to := a.Address
+	if a.Name != "" {
+		to += " (asking for " + a.Name + ")"
+	}
+	fmt.Fprintln(p.s.err, clean(fmt.Sprintf("  ALERT    %s: step %s, %s (%s, process %d) tries to reach %s", hallmark.CodeBuildEgress, a.Step, a.Process, a.Program, a.PID, to)))
 }
 
 // verdictWord is what a decision says in one word.

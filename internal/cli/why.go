@@ -46,6 +46,12 @@ func printWhy(s *streams, w app.Why) {
 	const most = 20
 	for _, r := range w.Readers[:min(len(w.Readers), most)] {
 		s.print("  read by    %s", process(r))
+		for _, o := range r.Fed[:min(len(r.Fed), 3)] {
+			s.print("    wrote    %s %s", quoted(o.Path), o.Digest)
+		}
+		if n := len(r.Fed) - 3; n > 0 {
+			s.print("    wrote    %d more files (--json has all)", n)
+		}
 	}
 	if n := len(w.Readers) - most; n > 0 {
 		s.print("  read by    %d more processes (--json has all)", n)

@@ -46,24 +46,13 @@ func (e boxed) Run(ctx context.Context, c build.Command, out io.Writer) (build.C
 	if err != nil {
 		return build.CommandReport{}, err
 	}
-	spec := sandbox.Spec{
-		Argv: []string{"sh", "-e", "-c", c.Script}, Env: c.Env, Dir: app.Workspace, Stdout: out, Stderr: out,
-		Limits: e.place.Limits(c.Timeout), Mounts: e.place.Mounts,
-		Workspace: &sandbox.Workspace{Lower: e.place.Source, Scratch: e.place.Scratch, Target: app.Workspace},
-	}
+	spec := e.place.Spec(c, out)
 	e.spec(&spec)
 	rep, err := box.RunAs(ctx, e.place.HostID, spec)
 	if err != nil {
 		return build.CommandReport{}, err
 	}
-	r := build.CommandReport{ExitCode: rep.ExitCode, Signal: rep.Signal, LimitHit: rep.LimitHit, StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn}
-	for _, x := range rep.Egress {
-		r.Egress = append(r.Egress, build.Egress{Time: x.Time, Process: x.Process, Address: x.Address, Name: x.Name})
-	}
-	for _, g := range rep.Guarantees {
-		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
-	}
-	return r, nil
+	return app.StepReport(rep), nil
 }
 
 func clock() time.Time { return time.Now().UTC() }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,13 +53,13 @@ func (r *run) write(res Result, out string) error {
 	if err != nil {
 		return err
 	}
-	return Publish(files, out, r.cfg.Disk)
+	return Publish(files, out, r.cfg.Disk, func(d hallmark.Digest) ([]byte, error) { return r.cfg.Blobs.Get(r.ctx, d) })
 }
 
-// Publish makes a result directory of files, whose names may lie in policy/ and
-// trace/, and puts it in the place of an earlier one, which is all that may stand
-// there.
-func Publish(files map[string]File, out string, disk durable.Disk) error {
+// Publish makes a result directory of files, whose names may lie in directories of
+// it, and puts it in the place of an earlier one, which is all that may stand
+// there. get reads the bytes of files that name a blob.
+func Publish(files map[string]File, out string, disk durable.Disk, get func(hallmark.Digest) ([]byte, error)) error {
 	parent := filepath.Dir(filepath.Clean(out))
 	if err := durable.MakeDir(parent, 0o755); err != nil {
 		return err
@@ -69,7 +70,7 @@ func Publish(files map[string]File, out string, disk durable.Disk) error {
 	}
 	defer lock.Close()       // as long as it is open, no other run sweeps the part
 	defer os.RemoveAll(part) // what the exchange leaves, or an unfinished part
-	if err := fill(files, part, disk); err != nil {
+	if err := fill(files, part, disk, get); err != nil {
 		return err
 	}
 	if err := os.Chmod(part, 0o755); err != nil {
@@ -101,6 +102,7 @@ func Publish(files map[string]File, out string, disk durable.Disk) error {
 // File is one file of a result directory.
 type File struct {
 	Bytes []byte
+	Blob  hallmark.Digest // where set, the bytes are read when they are written
 	Mode  os.FileMode
 }
 
@@ -128,86 +130,118 @@ func (r *run) files(res Result) (map[string]File, error) {
 		"trusted_root.json": r.cfg.TrustedRoot, "roots.json": r.cfg.Roots, "release.pub": r.cfg.ReleaseKey,
 		"VERIFY.txt": r.instructions(res, provenance != nil),
 	} {
-		files[name] = File{b, 0o644}
+		files[name] = File{Bytes: b, Mode: 0o644}
 	}
 	for name, b := range r.cfg.PolicyFiles {
-		files["policy/"+name] = File{b, 0o644}
+		files["policy/"+name] = File{Bytes: b, Mode: 0o644}
 	}
-	if err := r.traceFiles(files); err != nil {
-		return nil, err
-	}
+	r.traceFiles(files)
 	docs, err := r.render()
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range docs {
-		files[d.name] = File{d.bytes, 0o644}
+		files[d.name] = File{Bytes: d.bytes, Mode: 0o644}
 	}
-	add := func(name string, b []byte, mode os.FileMode) error {
+	check := func(name string) error {
 		if _, taken := files[name]; taken || name == "" || name == "." || name == ".." || name == "policy" || name == traceDir || strings.ContainsAny(name, "/\x00") {
 			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodePipelineArtifactName, "artifact name %q is reserved, doubled or no base name", name)
 		}
-		files[name] = File{b, mode}
 		return nil
 	}
 	for _, a := range res.Artifacts {
-		b, err := r.cfg.Blobs.Get(r.ctx, a.Digest)
-		if err != nil {
-			return nil, fmt.Errorf("reading artifact %s: %w", a.Name, err)
-		}
-		if err := add(a.Name, b, os.FileMode(a.Mode)&0o755|0o600); err != nil {
+		if err := check(a.Name); err != nil {
 			return nil, err
 		}
+		if o, ok := r.imageOf(a); ok {
+			if err := r.addLayout(files, o, res); err != nil {
+				return nil, fmt.Errorf("writing image %s: %w", a.Name, err)
+			}
+		} else {
+			files[a.Name] = File{Blob: a.Digest, Mode: os.FileMode(a.Mode)&0o755 | 0o600}
+		}
 		if provenance != nil {
-			if err := add(a.Name+".sigstore.json", provenance, 0o644); err != nil {
+			if err := check(a.Name + ".sigstore.json"); err != nil {
 				return nil, err
 			}
+			files[a.Name+".sigstore.json"] = File{Bytes: provenance, Mode: 0o644}
 		}
 	}
 	return files, nil
 }
 
+// addLayout adds the directory of an image to the files. Its name is that of an
+// artifact, so nothing else is under it.
+func (r *run) addLayout(files map[string]File, o ImageOutput, res Result) error {
+	own, err := r.layout(o, append(slices.Clone(res.Evidence), res.VSA))
+	if err != nil {
+		return err
+	}
+	files[o.File] = File{Mode: os.ModeDir | 0o755}
+	for name, f := range own {
+		files[o.File+"/"+name] = f
+	}
+	return nil
+}
+
 // fill writes files into dir and syncs them, but for the names in dir itself.
-func fill(files map[string]File, dir string, disk durable.Disk) error {
-	for _, d := range []string{"policy", traceDir} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+func fill(files map[string]File, dir string, disk durable.Disk, get func(hallmark.Digest) ([]byte, error)) error {
+	made := map[string]bool{"policy": true}
+	for name := range files {
+		for d := path.Dir(name); d != "."; d = path.Dir(d) {
+			made[d] = true
+		}
+	}
+	dirs := slices.Sorted(maps.Keys(made)) // parents first
+	for _, d := range dirs {
+		if err := os.Mkdir(filepath.Join(dir, filepath.FromSlash(d)), 0o755); err != nil {
 			return err
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
+		f := files[name]
+		if f.Mode.IsDir() {
+			continue
+		}
 		path := filepath.Join(dir, filepath.FromSlash(name))
-		if err := writeFile(path, files[name].Bytes, files[name].Mode); err != nil {
+		if f.Blob != "" {
+			b, err := get(f.Blob)
+			if err != nil {
+				return fmt.Errorf("reading artifact %s: %w", name, err)
+			}
+			f.Bytes = b
+		}
+		if err := writeFile(path, f.Bytes, f.Mode); err != nil {
 			return err
 		}
 		if err := disk.Step(durable.Written, path); err != nil {
 			return err
 		}
 	}
-	return errors.Join(durable.SyncDir(filepath.Join(dir, "policy")), durable.SyncDir(filepath.Join(dir, traceDir)))
+	for _, d := range dirs {
+		if err := durable.SyncDir(filepath.Join(dir, filepath.FromSlash(d))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // traceDir holds the event logs and the lists of what a build read and wrote,
 // whose digests are in the evidence.
 const traceDir = "trace"
 
-func (r *run) traceFiles(files map[string]File) error {
-	add := func(name string, d hallmark.Digest) error {
-		if d == "" {
-			return nil
+func (r *run) traceFiles(files map[string]File) {
+	add := func(name string, d hallmark.Digest) {
+		if d != "" {
+			files[traceDir+"/"+name] = File{Blob: d, Mode: 0o644}
 		}
-		b, err := r.cfg.Blobs.Get(r.ctx, d)
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", name, err)
-		}
-		files[traceDir+"/"+name] = File{b, 0o644}
-		return nil
 	}
 	t := r.build.Facts.Trace
-	err := errors.Join(add("materials.jsonl", t.Materials.Digest), add("products.jsonl", t.Products.Digest))
+	add("materials.jsonl", t.Materials.Digest)
+	add("products.jsonl", t.Products.Digest)
 	for i, s := range r.build.Facts.Steps {
-		err = errors.Join(err, add(fmt.Sprintf("events-%d.jsonl", i+1), s.Events))
+		add(fmt.Sprintf("events-%d.jsonl", i+1), s.Events)
 	}
-	return err
 }
 
 // instructions are the commands that check each artifact, with Hallmark and with
@@ -220,6 +254,10 @@ func (r *run) instructions(res Result, provenance bool) []byte {
 	for _, a := range res.Artifacts {
 		name := shellQuote(a.Name)
 		fmt.Fprintf(&b, "\nhallmark verify %s --evidence . --roots %s\n", name, roots)
+		if a.Image() {
+			r.imageInstructions(&b, name, provenance)
+			continue
+		}
 		if provenance {
 			fmt.Fprintf(&b, "cosign verify-blob-attestation --bundle %s --trusted-root trusted_root.json --type slsaprovenance1 --certificate-identity %s --certificate-oidc-issuer %s %s\n",
 				shellQuote(a.Name+".sigstore.json"), shellQuote(r.cfg.BuilderCert.SAN), shellQuote(r.cfg.BuilderCert.Issuer), name)

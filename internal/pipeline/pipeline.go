@@ -132,6 +132,7 @@ type BuildOutput struct {
 	Passed   []string             `json:"passed,omitempty"` // names of test steps
 	Failed   []string             `json:"failed,omitempty"`
 	Decision hallmark.Decision    `json:"decision"` // of the build policy
+	Images   []ImageOutput        `json:"images,omitempty"`
 }
 
 // Documents renders an inventory as SPDX 2.3 and CycloneDX 1.6.
@@ -243,29 +244,31 @@ func (s State) String() string {
 // Config is what a pipeline needs; every field is required but ReuseMaxAge,
 // whose zero value reuses nothing, Progress and Disk.
 type Config struct {
-	Source      Source
-	Resolver    Resolver
-	Scanners    []Scanner // secrets, sast, sbom, sca: in this order, sbom before sca
-	Builder     Builder
-	Documents   Documents
-	Signer      Signer
-	Decider     Decider
-	Saves       Saves
-	Blobs       Blobs
-	Tool        hallmark.Tool   // our own binary
-	Policy      hallmark.Digest // of the signed policy document
-	PolicyFiles map[string][]byte
-	TrustedRoot []byte
-	Roots       []byte
-	VerifierID  string
-	WorkDir     string // private; emptied by the caller when the run ends
-	DepsDir     string // dependency directories by key, kept between runs
-	ReuseMaxAge time.Duration
-	Clock       func() time.Time
-	Progress    func(Event)
-	BuilderCert CertificateIdentity
-	ReleaseKey  []byte // PEM of the key that signs verification summaries
-	Disk        durable.Disk
+	Source   Source
+	Resolver Resolver
+	Scanners []Scanner // secrets, sast, sbom, sca: in this order, sbom before sca
+	Builder  Builder
+	// ImageScanner is needed by builds that leave an image.
+	ImageScanner ImageScanner
+	Documents    Documents
+	Signer       Signer
+	Decider      Decider
+	Saves        Saves
+	Blobs        Blobs
+	Tool         hallmark.Tool   // our own binary
+	Policy       hallmark.Digest // of the signed policy document
+	PolicyFiles  map[string][]byte
+	TrustedRoot  []byte
+	Roots        []byte
+	VerifierID   string
+	WorkDir      string // private; emptied by the caller when the run ends
+	DepsDir      string // dependency directories by key, kept between runs
+	ReuseMaxAge  time.Duration
+	Clock        func() time.Time
+	Progress     func(Event)
+	BuilderCert  CertificateIdentity
+	ReleaseKey   []byte // PEM of the key that signs verification summaries
+	Disk         durable.Disk
 }
 
 // CertificateIdentity is the identity in a short-lived certificate.

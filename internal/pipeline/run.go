@@ -33,6 +33,7 @@ type run struct {
 	depsFail *hallmark.Reason
 	scans    []ScanOutput
 	build    BuildOutput
+	image    *ScanOutput // of the images of the build; nil when it left none
 }
 
 func (r *run) revision() hallmark.Revision { return r.source.Provenance.Revision }
@@ -68,7 +69,10 @@ func (r *run) observe(rev string) error {
 			return err
 		}
 	}
-	return r.runBuild()
+	if err := r.runBuild(); err != nil {
+		return err
+	}
+	return r.scanImages()
 }
 
 // resolve fetches dependencies into a directory that is named by all they depend
@@ -247,6 +251,9 @@ func (r *run) blobsPresent(out BuildOutput) bool {
 		if l.Digest != "" {
 			all = append(all, l.Digest)
 		}
+	}
+	for _, i := range out.Images {
+		all = append(all, i.Blobs...)
 	}
 	return !slices.ContainsFunc(all, func(d hallmark.Digest) bool {
 		_, err := r.cfg.Blobs.Get(r.ctx, d)

@@ -70,6 +70,11 @@ func (r *run) statements() ([]signing, error) {
 			return nil, err
 		}
 	}
+	if r.image != nil {
+		if err := add(attest.ImageScan(r.image.Record, r.build.imageArtifacts())); err != nil {
+			return nil, err
+		}
+	}
 	if err := add(attest.TestResult(r.build.Tests, nil, r.build.Passed, r.build.Failed)); err != nil {
 		return nil, err
 	}
@@ -163,6 +168,12 @@ func (r *run) render() ([]document, error) {
 			inventory = s.Inventory
 		}
 	}
+	if r.image != nil {
+		findings = append(findings, r.image.Findings...)
+		if len(r.image.Inventory) > 0 {
+			inventory = r.image.Inventory
+		}
+	}
 	at := r.source.Record().FinishedOn
 	sarif, err := r.cfg.Documents.SARIF(records, findings)
 	if err != nil {
@@ -188,5 +199,9 @@ func (r *run) records() []hallmark.CheckRecord {
 	for _, s := range r.scans {
 		out = append(out, s.Record)
 	}
-	return append(out, r.build.Facts.Record, r.build.Tests)
+	out = append(out, r.build.Facts.Record, r.build.Tests)
+	if r.image != nil {
+		out = append(out, r.image.Record)
+	}
+	return out
 }

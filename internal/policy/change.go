@@ -4,6 +4,7 @@
 package policy
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -36,6 +37,10 @@ func Changes(from, to Document) []Change {
 	for _, l := range lineChanges(from.AllowedSigners, to.AllowedSigners) {
 		add("allowedSigners", l[0], l[1])
 	}
+	rules, next := from.Build.Fields(), to.Build.Fields()
+	for _, field := range union(rules, next) {
+		add(field, rules[field], next[field])
+	}
 	for _, name := range union(from.Modules, to.Modules) {
 		if from.Modules[name] == to.Modules[name] {
 			continue
@@ -43,6 +48,41 @@ func Changes(from, to Document) []Change {
 		a, b := moduleName(from.Modules, name), moduleName(to.Modules, name)
 		add("module "+name, a, b)
 	}
+	return out
+}
+
+// Fields are the rules as whoever signs compares them: every value under the name
+// of its rule, so that no line looks the same in one rule as in another.
+func (b *BuildRules) Fields() map[string]string {
+	out := map[string]string{}
+	if b == nil {
+		return out
+	}
+	var names []string
+	for name, d := range b.Inventories {
+		out["build.inventories."+name] = string(d)
+	}
+	for _, r := range b.Rules {
+		names = append(names, r.Name)
+		at := "build.rules." + r.Name + "."
+		out[at+"repositories"], out[at+"refs"], out[at+"requesters"] = strings.Join(r.Repositories, ", "), strings.Join(r.Refs, ", "), strings.Join(r.Requesters, ", ")
+		var platforms, digests []string
+		for _, p := range r.Platforms {
+			platforms = append(platforms, p.Builder+" on "+p.Image)
+		}
+		for _, d := range r.Tools.Digests {
+			digests = append(digests, string(d))
+		}
+		out[at+"platforms"] = strings.Join(platforms, ", ")
+		out[at+"tools.inventory"], out[at+"tools.digests"], out[at+"tools.builtPrograms"] = r.Tools.Inventory, strings.Join(digests, ", "), r.Tools.BuiltPrograms
+		for name, p := range r.Parameters {
+			out[at+"parameters."+name] = fmt.Sprintf("%q", p.Values)
+			if p.Pattern != "" {
+				out[at+"parameters."+name] = "/" + p.Pattern + "/"
+			}
+		}
+	}
+	out["build.rules"] = strings.Join(names, ", ") // their order counts too
 	return out
 }
 

@@ -31,15 +31,30 @@ func TestChanges(t *testing.T) {
 			[]Change{{"module release.rego", moduleName(old.Modules, "release.rego"), "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}},
 		{"a new module", func(d *Document) { d.Modules["x.rego"] = "x" },
 			[]Change{{"module x.rego", "", "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}},
+		{"who may ask", func(d *Document) { d.Build.Rules[0].Requesters = []string{"uid:5"} }, []Change{{"build.rules.first.requesters", "operator", "uid:5"}}},
+		{"a rule more", func(d *Document) {
+			more := d.Build.Rules[0]
+			more.Name, more.Parameters = "more", map[string]BuildParameter{"MODE": {Values: []string{"a, b", "c"}}}
+			d.Build.Rules = append(d.Build.Rules, more)
+		}, []Change{
+			{"build.rules", "first", "first, more"}, {"build.rules.more.parameters.MODE", "", `["a, b" "c"]`},
+			{"build.rules.more.platforms", "", "https://hallmark-sc.github.io/builders/local on host"}, {"build.rules.more.refs", "", "**"}, {"build.rules.more.repositories", "", "**"},
+			{"build.rules.more.requesters", "", "operator"}, {"build.rules.more.tools.builtPrograms", "", "allow"}, {"build.rules.more.tools.inventory", "", "recorded"},
+		}},
+		{"no rules", func(d *Document) { d.Build = nil }, []Change{
+			{"build.rules", "first", ""}, {"build.rules.first.platforms", "https://hallmark-sc.github.io/builders/local on host", ""}, {"build.rules.first.refs", "**", ""}, {"build.rules.first.repositories", "**", ""},
+			{"build.rules.first.requesters", "operator", ""}, {"build.rules.first.tools.builtPrograms", "allow", ""}, {"build.rules.first.tools.inventory", "recorded", ""},
+		}},
 	} {
 		next := old
+		next.Build = FirstBuildRules(nil)
 		next.Parameters, next.Modules = maps.Clone(old.Parameters), maps.Clone(old.Modules)
 		tc.edit(&next)
 		if d := cmp.Diff(tc.want, Changes(old, next)); d != "" {
 			t.Errorf("%s: %s", tc.name, d)
 		}
 	}
-	if n := len(Changes(Document{}, old)); n != len(Table())+4 {
+	if n := len(Changes(Document{}, old)); n != len(Table())+4+7 { // four and the seven of the first build rule
 		t.Errorf("the first policy shows %d lines", n)
 	}
 	// Whoever adds a field to the document must show it to those who sign.
@@ -47,7 +62,7 @@ func TestChanges(t *testing.T) {
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Document]()) {
 		fields = append(fields, f.Name)
 	}
-	if want := []string{"APIVersion", "Kind", "Version", "Previous", "IssuedOn", "Parameters", "AllowedSigners", "Modules"}; !slices.Equal(fields, want) {
+	if want := []string{"APIVersion", "Kind", "Version", "Previous", "IssuedOn", "Parameters", "AllowedSigners", "Modules", "Build"}; !slices.Equal(fields, want) {
 		t.Errorf("Changes knows the fields %v, the document has %v", want, fields)
 	}
 }

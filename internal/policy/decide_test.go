@@ -168,10 +168,12 @@ func TestEachCheckMustPass(t *testing.T) {
 		"foreign artifact": func(r *Request, _ *fact) {
 			r.Subjects = append(r.Subjects, hallmark.Artifact{Name: "b", Digest: hallmark.DigestOf([]byte("b"))})
 		},
-		"no digest":      func(r *Request, _ *fact) { r.Subjects = []hallmark.Artifact{{Name: "b"}} },
-		"no artifact":    func(r *Request, _ *fact) { r.Subjects = nil },
-		"other builder":  func(_ *Request, f *fact) { f.BuilderID = "x" },
-		"other revision": func(_ *Request, f *fact) { f.External = &intoto.ExternalParameters{} },
+		"no digest":       func(r *Request, _ *fact) { r.Subjects = []hallmark.Artifact{{Name: "b"}} },
+		"no artifact":     func(r *Request, _ *fact) { r.Subjects = nil },
+		"other builder":   func(_ *Request, f *fact) { f.BuilderID = "x" },
+		"other revision":  func(_ *Request, f *fact) { f.External = &intoto.ExternalParameters{} },
+		"other requester": func(_ *Request, f *fact) { f.Requesters = []string{"ssh:eve@example.org"} },
+		"a parameter":     func(_ *Request, f *fact) { f.External.Parameters = map[string]string{"DEBUG": "1"} },
 	} {
 		_, r, _, facts := whole(t)
 		change(&r, &facts[12])
@@ -354,7 +356,7 @@ func FuzzDecide(f *testing.F) {
 			given = append(given, x.fact)
 			whole[x.Digest] = whole[x.Digest] || !x.touched
 			changed = changed || x.touched
-			refused = refused || x.Check != nil && x.records(x.Check.Check, r.Revision, r.Subjects) && x.Check.Outcome != hallmark.Pass
+			refused = refused || x.Check != nil && x.records(x.Check.Check, r.Revision, r.Subjects, nil) && x.Check.Outcome != hallmark.Pass
 		}
 		missing := slices.ContainsFunc(facts, func(x fact) bool { return !whole[x.Digest] })
 		v, err := e.decide(t.Context(), r, nil, given)

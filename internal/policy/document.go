@@ -43,6 +43,9 @@ type Document struct {
 	Parameters     map[string]string `json:"parameters"`
 	AllowedSigners string            `json:"allowedSigners"` // text of an OpenSSH allowed_signers file
 	Modules        map[string]string `json:"modules"`        // Rego by file name
+	// Build says what may be built. Documents that are older than it have none,
+	// and nothing is built under them.
+	Build *BuildRules `json:"build,omitempty"`
 }
 
 // Parameter is one row of the table of parameters.
@@ -54,10 +57,13 @@ type Parameter struct {
 // AllowedSigners is what Set calls the allowed signers, which are no parameter.
 const AllowedSigners = "allowedSigners"
 
+// BuildSection is what Set calls the rules of builds, which are no parameter.
+const BuildSection = "build"
+
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "checks.images"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -87,6 +93,7 @@ func Table() []Parameter {
 	number := func(s string) error { _, err := parseNumber(s); return err }
 	return []Parameter{
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
+		{"checks.images", "image", "checks that must pass besides when an image is among the artifacts; never empty", oneOf("image")},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
 		{"sast.uncoveredSeverity", "medium", "severity of a language or file that no SAST engine analyses", severity},
@@ -98,9 +105,10 @@ func Table() []Parameter {
 		{"registries.npm", "none", "the only npm registry that dependencies are fetched from: a URL, or none", registry},
 		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
-		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,egress-recorded,wall-time-limit", "isolation guarantees that must hold", nonEmpty},
+		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,proc-masked,sysfs-absent,devices-minimal,kernel-settings-closed,memory-not-executable,egress-recorded,wall-time-limit,disk-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
 		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package fails; record: it is only listed", oneOf("deny", "record")},
+		{"build.secrets", "none", "refs whose builds are given the secrets that their steps name, such as refs/heads/main, or none", func(s string) error { _, err := parseRefs(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
 		{"build.memory", "4GiB", "memory of a sandbox", size},
 		{"build.disk", "8GiB", "scratch space of a sandbox", size},
@@ -269,6 +277,7 @@ type Options struct {
 	AllowedSigners string
 	IssuedOn       time.Time
 	Registries     map[string]string // kind, such as go or npm, to URL
+	Repositories   []string          // patterns of what may be built; none: any
 }
 
 // Default is the first policy of a home.
@@ -276,6 +285,7 @@ func Default(o Options) Document {
 	d := Document{
 		APIVersion: "hallmark/v1", Kind: "Policy", Version: 1, IssuedOn: o.IssuedOn.UTC(), AllowedSigners: o.AllowedSigners,
 		Parameters: map[string]string{}, Modules: map[string]string{"release.rego": releaseRego},
+		Build: FirstBuildRules(o.Repositories),
 	}
 	for _, p := range Table() {
 		d.Parameters[p.Key] = p.Default
@@ -319,6 +329,11 @@ func (d Document) check() error {
 		return fmt.Errorf("issuedOn: want a time")
 	case len(d.Modules) == 0 || len(d.Modules) > maxModules:
 		return fmt.Errorf("modules: want 1 to %d", maxModules)
+	}
+	if d.Build != nil {
+		if err := d.Build.check(); err != nil {
+			return fmt.Errorf("build: %w", err)
+		}
 	}
 	for name := range d.Modules {
 		if !strings.HasSuffix(name, ".rego") || strings.ContainsAny(name, "/\\") {
@@ -403,7 +418,7 @@ func decodeExact(b []byte, limit int, v any) error {
 // changed.
 //
 // The key AllowedSigners stands for the text of the allowed signers, which the
-// caller has parsed.
+// caller has parsed, and BuildSection for a file of build rules.
 func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	old, err := d.Encode()
 	if err != nil {
@@ -423,6 +438,12 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 			next.AllowedSigners = c[1]
 			continue
 		}
+		if c[0] == BuildSection {
+			if next.Build, err = ParseBuildRules(BuildSection, []byte(c[1]), nil); err != nil {
+				return d, err
+			}
+			continue
+		}
 		p, ok := parameter(c[0])
 		if !ok {
 			return d, hallmark.WithHint(hallmark.Errorf(hallmark.KindUsage, "there is no parameter %q", c[0]), "hallmark policy show lists them")
@@ -438,6 +459,7 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 // Parameters are the values in Go's types.
 type Parameters struct {
 	Required                                   []string
+	ImageRequired                              []string // besides, of builds that leave an image
 	Severity                                   hallmark.Severity
 	Confidence                                 hallmark.Confidence
 	Uncovered                                  hallmark.Severity
@@ -452,6 +474,7 @@ type Parameters struct {
 	Registries                                 map[string]string // kind to URL; none is absent
 	Tools                                      []string          // approved, NAME=HEX
 	AnyTool                                    bool              // tools are only recorded
+	SecretRefs                                 []string          // whose builds may have secrets
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -476,6 +499,7 @@ func (d Document) Typed() (Parameters, error) {
 	p.BuildTimeout, p.BuildMemory, p.BuildDisk = dur("build.timeout"), size("build.memory"), size("build.disk")
 	p.BuildPIDs, p.BuildCPUs = num("build.pids"), num("build.cpus")
 	p.Required, p.Builders, p.Guarantees = splitList(d.Value("checks.required")), splitList(d.Value("build.builders")), splitList(d.Value("build.guarantees"))
+	p.ImageRequired = splitList(d.Value("checks.images"))
 	p.Registries = map[string]string{}
 	for _, kind := range []string{"go", "npm"} {
 		if where, err := parseRegistry(d.Value("registries." + kind)); err != nil {
@@ -485,6 +509,8 @@ func (d Document) Typed() (Parameters, error) {
 		}
 	}
 	p.Tools, p.AnyTool, err = parseTools(d.Value("build.tools"))
+	note(err)
+	p.SecretRefs, err = parseRefs(d.Value("build.secrets"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
 	p.Unexplained = d.Value("build.unexplained") == "record"

@@ -196,12 +196,17 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 	for _, a := range v.Subjects {
 		subjects = append(subjects, subject{a.Name, a.Digest.Hex()})
 	}
+	images := imagesIn(facts, v.Subjects)
+	digests := []string{}
+	for _, a := range images {
+		digests = append(digests, a.Digest.Hex())
+	}
 	timed := []fact{}
 	for _, f := range facts {
 		timed = append(timed, f.withTimes())
 	}
 	input := map[string]any{
-		"now": nanos(v.Clock), "subjects": subjects, "revision": v.Revision, "statements": timed, "required": e.params.Required, "builders": e.params.Builders,
+		"now": nanos(v.Clock), "subjects": subjects, "revision": v.Revision, "statements": timed, "required": e.required(images), "images": digests, "builders": e.params.Builders,
 		"tools": append([]string{}, e.params.Tools...), "anyTool": e.params.AnyTool, "scansMaxAge": e.params.ScansMaxAge.Nanoseconds(), "advisoriesMaxAge": e.params.AdvisoriesMaxAge.Nanoseconds(),
 		"thresholds":  map[string]int{"severity": int(e.params.Severity), "confidence": int(e.params.Confidence)},
 		"severities":  map[string]int{"info": 1, "low": 2, "medium": 3, "high": 4, "critical": 5},
@@ -248,6 +253,7 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 // required check has records, each of them is a whole pass, and a provenance
 // speaks for every artifact. A custom rule can deny more, never allow more.
 func (e *Engine) decision(v Verdict, facts []fact, reasons []hallmark.Reason, allow bool) hallmark.Decision {
+	reasons = append(reasons, e.buildReasons(facts)...)
 	d := hallmark.Decision{Effect: hallmark.Deny, Checks: []hallmark.CheckResult{}, Reasons: reasons}
 	for i, r := range d.Reasons {
 		if r.Fix == "" {
@@ -257,11 +263,12 @@ func (e *Engine) decision(v Verdict, facts []fact, reasons []hallmark.Reason, al
 	slices.SortStableFunc(d.Reasons, func(a, b hallmark.Reason) int {
 		return cmp.Or(order(a.Check)-order(b.Check), strings.Compare(string(a.Code), string(b.Code)), strings.Compare(a.Message, b.Message))
 	})
+	images := imagesIn(facts, v.Subjects)
 	sound := len(e.params.Required) > 0
-	for _, name := range e.params.Required {
+	for _, name := range e.required(images) {
 		c := hallmark.CheckResult{Check: name}
 		for _, f := range facts {
-			if !f.records(name, v.Revision, v.Subjects) {
+			if !f.records(name, v.Revision, v.Subjects, images) {
 				continue
 			}
 			c.Evidence = append(c.Evidence, f.Digest)

@@ -29,6 +29,8 @@ type fact struct {
 	FinishedOn    time.Time                   `json:"finishedOn,omitzero"`
 	Tools         []string                    `json:"tools"` // of an environment: NAME=HEX
 	MaxLevel      string                      `json:"-"`
+	Requesters    []string                    `json:"-"`     // of a build: every principal of who asked for it
+	Image         string                      `json:"-"`     // it was built on
 	Times         *factTimes                  `json:"times"` // set by withTimes, just before evaluation
 }
 
@@ -114,6 +116,14 @@ func factOf(s verify.Statement) (fact, error) {
 		if err != nil {
 			return f, err
 		}
+		requester, err := p.Requester()
+		if err != nil {
+			return f, err
+		}
+		if f.Image, err = p.Image(); err != nil {
+			return f, err
+		}
+		f.Requesters = requester.Principals
 		f.BuildType, f.External = p.BuildDefinition.BuildType, &p.BuildDefinition.ExternalParameters
 		f.StartedOn, f.FinishedOn = p.RunDetails.Metadata.StartedOn, p.RunDetails.Metadata.FinishedOn
 	}
@@ -127,17 +137,21 @@ func checkTypes() map[string]string {
 	return map[string]string{
 		"source": intoto.PredicateSource, "secrets": intoto.PredicateTestResult, "sast": intoto.PredicateTestResult, "sbom": intoto.PredicateTestResult,
 		"tests": intoto.PredicateTestResult, "sca": intoto.PredicateVulns, "build": intoto.PredicateLink,
+		"image": intoto.PredicateTestResult,
 	}
 }
 
 // records reports whether f is the record of check for this revision. The
 // subjects of its statement count, not only what the record says of itself.
-func (f fact) records(check string, rev hallmark.Revision, subjects []hallmark.Artifact) bool {
+func (f fact) records(check string, rev hallmark.Revision, subjects, images []hallmark.Artifact) bool {
 	if f.Check == nil || f.Signer != "observer" || f.Check.Check != check || f.PredicateType != checkTypes()[check] || !sameContent(f.Check.Revision, rev) {
 		return false
 	}
 	if check == "build" && len(subjects) > 0 {
 		return f.names(subjects)
+	}
+	if check == "image" {
+		return f.names(images) && len(images) > 0
 	}
 	return slices.ContainsFunc(f.Subjects, func(s intoto.ResourceDescriptor) bool { return s.Digest["gitCommit"] == rev.Commit })
 }

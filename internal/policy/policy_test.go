@@ -53,7 +53,7 @@ func lab(t testing.TB) (*Engine, Verdict, []fact) {
 	add(fact{PredicateType: intoto.PredicateSPDX, Subjects: about})
 	add(fact{PredicateType: intoto.PredicateCycloneDX, Subjects: about})
 	add(fact{PredicateType: intoto.PredicateProvenance, Signer: "builder", Subjects: about, BuilderID: intoto.BuilderLocal, BuildType: intoto.BuildTypePipeline, MaxLevel: "SLSA_BUILD_LEVEL_1",
-		External: &intoto.ExternalParameters{Repository: rev.Repository, Revision: rev.Commit}, StartedOn: start, FinishedOn: end})
+		External: &intoto.ExternalParameters{Repository: rev.Repository, Revision: rev.Commit}, StartedOn: start, FinishedOn: end, Requesters: []string{RequesterOperator}, Image: ImageHost})
 	return e, v, facts
 }
 
@@ -142,6 +142,10 @@ func TestEachFactDenies(t *testing.T) {
 		}, hallmark.CodeEvidenceMissing},
 		"provenance of an observer": {func(_ *Verdict, f []fact) { f[12].Signer = "observer" }, hallmark.CodeSignerNotAuthorized},
 		"other tool":                {func(_ *Verdict, f []fact) { f[8].Tools = []string{"go=bb", "cc=aa"} }, hallmark.CodeBuildTool},
+		"other requester":           {func(_ *Verdict, f []fact) { f[12].Requesters = []string{"uid:5"} }, hallmark.CodeBuildRequester},
+		"no requester":              {func(_ *Verdict, f []fact) { f[12].Requesters = nil }, hallmark.CodeBuildRequester},
+		"other image":               {func(_ *Verdict, f []fact) { f[12].Image = "" }, hallmark.CodeBuildPlatform},
+		"a parameter":               {func(_ *Verdict, f []fact) { f[12].External.Parameters = map[string]string{"DEBUG": "1"} }, hallmark.CodeBuildParameter},
 		"other builder":             {func(_ *Verdict, f []fact) { f[12].BuilderID = "https://example.org/b" }, hallmark.CodeBuilderNotTrusted},
 		"other source":              {func(_ *Verdict, f []fact) { f[12].External.Repository = "https://example.org/fork" }, hallmark.CodeRevisionMismatch},
 		"other bytes":               {func(v *Verdict, _ []fact) { v.Subjects[0].Digest = hallmark.DigestOf([]byte("other")) }, hallmark.CodeSubjectMismatch},

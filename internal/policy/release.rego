@@ -33,8 +33,21 @@ concerns(r) if {
 
 concerns(r) if {
 	of_artifacts(r)
+	r.record.check == "build"
 	every a in input.subjects { named(r, a) }
 }
+
+# The record of the scan of images is about every image among the artifacts.
+concerns(r) if {
+	r.record.check == "image"
+	count(input.images) > 0
+	every d in input.images {
+		some s in r.subjects
+		s.digest.sha256 == d
+	}
+}
+
+of_artifacts(r) if r.record.check == "image"
 
 of_artifacts(r) if {
 	r.record.check == "build"
@@ -47,6 +60,7 @@ types := {
 	"sast": "https://in-toto.io/attestation/test-result/v0.1",
 	"sbom": "https://in-toto.io/attestation/test-result/v0.1",
 	"tests": "https://in-toto.io/attestation/test-result/v0.1",
+	"image": "https://in-toto.io/attestation/test-result/v0.1",
 	"sca": "https://in-toto.io/attestation/vulns/v0.2",
 	"build": "https://in-toto.io/attestation/link/v0.3",
 }
@@ -143,31 +157,42 @@ reasons contains reason("EVIDENCE_MALFORMED", check, sprintf("the record of %s s
 # Scans age; what was built and tested does not.
 reasons contains reason("SCAN_STALE", check, sprintf("the check %s finished at %s, longer ago than scans.maxAge", [check, e.record.finishedOn]), {"nearest": e.statement, "field": "finishedOn", "fix": "hallmark run"}) if {
 	some check in input.required
-	check in {"secrets", "sast", "sbom", "sca"}
+	check in {"secrets", "sast", "sbom", "sca", "image"}
 	some e in evidence(check)
 	input.now - e.times.checkFinished > input.scansMaxAge
 }
 
-reasons contains reason("SCAN_DATA_STALE", "sca", sprintf("the data %s was too old for this policy when it was used", [d.name]), {"nearest": e.statement, "field": "data.newest", "fix": "hallmark advisories sync SOURCE, then hallmark run"}) if {
-	"sca" in input.required
-	some e in evidence("sca")
+# Advisories have an age. Rules, which a scan of images uses too, have none.
+dated("sca", d) if d.name
+
+dated("image", d) if startswith(d.name, "osv:")
+
+reasons contains reason("SCAN_DATA_STALE", check, sprintf("the data %s was too old for this policy when it was used", [d.name]), {"nearest": e.statement, "field": "data.newest", "fix": "hallmark advisories sync SOURCE, then hallmark run"}) if {
+	some check in {"sca", "image"}
+	check in input.required
+	some e in evidence(check)
 	some d in e.times.data
+	dated(check, d)
 	d.newest > 0
 	e.times.checkFinished - d.newest > input.advisoriesMaxAge
 }
 
-reasons contains reason("SCAN_DATA_STALE", "sca", sprintf("the data %s does not say how old it is", [d.name]), {"nearest": e.statement, "field": "data.newest"}) if {
-	"sca" in input.required
-	some e in evidence("sca")
+reasons contains reason("SCAN_DATA_STALE", check, sprintf("the data %s does not say how old it is", [d.name]), {"nearest": e.statement, "field": "data.newest"}) if {
+	some check in {"sca", "image"}
+	check in input.required
+	some e in evidence(check)
 	some d in e.times.data
+	dated(check, d)
 	d.newest == 0
 }
 
 # Data that claims to be of the future would never grow old.
-reasons contains reason("TIME_IN_FUTURE", "sca", sprintf("the newest record of %s is of the future of the scan", [d.name]), {"nearest": e.statement, "field": "data.newest", "fix": "take the advisories from a source whose dates are true"}) if {
-	"sca" in input.required
-	some e in evidence("sca")
+reasons contains reason("TIME_IN_FUTURE", check, sprintf("the newest record of %s is of the future of the scan", [d.name]), {"nearest": e.statement, "field": "data.newest", "fix": "take the advisories from a source whose dates are true"}) if {
+	some check in {"sca", "image"}
+	check in input.required
+	some e in evidence(check)
 	some d in e.times.data
+	dated(check, d)
 	d.newest - e.times.checkFinished > day
 }
 

@@ -16,6 +16,8 @@ import (
 func wrappedLab(t *testing.T) (*Engine, Verdict, []fact) {
 	t.Helper()
 	e, v, facts := lab(t)
+	platforms := &e.doc.Build.Rules[0].Platforms
+	*platforms = append(slices.Clone(*platforms), BuildPlatform{Builder: intoto.BuilderWrap, Image: ImageHost})
 	e.params.Required, e.params.Builders = []string{"build"}, []string{intoto.BuilderLocal, intoto.BuilderWrap}
 	facts = slices.DeleteFunc(facts, func(f fact) bool {
 		return f.PredicateType == intoto.PredicateSPDX || f.PredicateType == intoto.PredicateCycloneDX || f.Check != nil && f.Check.Check != "build"
@@ -41,10 +43,11 @@ func TestWrapped(t *testing.T) {
 		change func(e *Engine, p *fact)
 		code   hallmark.Code
 	}{
-		"default builders":    {func(e *Engine, _ *fact) { e.params.Builders = []string{intoto.BuilderLocal} }, hallmark.CodeBuilderNotTrusted},
-		"an inventory wanted": {func(e *Engine, _ *fact) { e.params.Required = []string{"build", "sbom"} }, hallmark.CodeEvidenceMissing},
-		"by the builder":      {func(_ *Engine, p *fact) { p.Signer = "builder" }, hallmark.CodeSignerNotAuthorized},
-		"as a pipeline":       {func(_ *Engine, p *fact) { p.BuildType = intoto.BuildTypePipeline }, hallmark.CodeExternalParameters},
+		"default builders":      {func(e *Engine, _ *fact) { e.params.Builders = []string{intoto.BuilderLocal} }, hallmark.CodeBuilderNotTrusted},
+		"no platform of a rule": {func(e *Engine, _ *fact) { e.doc.Build = FirstBuildRules(nil) }, hallmark.CodeBuildPlatform},
+		"an inventory wanted":   {func(e *Engine, _ *fact) { e.params.Required = []string{"build", "sbom"} }, hallmark.CodeEvidenceMissing},
+		"by the builder":        {func(_ *Engine, p *fact) { p.Signer = "builder" }, hallmark.CodeSignerNotAuthorized},
+		"as a pipeline":         {func(_ *Engine, p *fact) { p.BuildType = intoto.BuildTypePipeline }, hallmark.CodeExternalParameters},
 		"as the local builder": {func(_ *Engine, p *fact) {
 			p.BuilderID, p.BuildType = intoto.BuilderLocal, intoto.BuildTypePipeline
 		}, hallmark.CodeSignerNotAuthorized},

@@ -7,19 +7,27 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// cgroup bounds a process tree where this machine lets us: version 2 with the
-// controllers delegated, or version 1 hierarchies. Where it does not, the
-// guarantees say so: resource limits of single processes don't bound a tree.
+// cgroup bounds a process tree where this machine lets us: version 2 where the
+// controllers are delegated to us, or version 1 hierarchies. Where it does not,
+// the guarantees say so: resource limits of single processes don't bound a tree.
 type cgroup struct {
-	dirs  map[string]string // controller to directory
-	v2    bool
-	names []string // limits that hold
+	dirs   map[string]string // controller to directory; "unified" of version 2
+	v2     bool
+	bounds []bound
+	why    string // no limit could be set
+}
+
+// bound is one limit as the kernel gave it back after it was set.
+type bound struct {
+	what, group string // guarantee; key of dirs
+	file, value string
 }
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -28,42 +36,80 @@ const cgroupRoot = "/sys/fs/cgroup"
 // left can be told from what a living one uses.
 const groupPrefix = "hallmark-"
 
+// setting is one file to write. Several of one name have to hold together.
+type setting struct {
+	what, file, value string
+	optional          bool // the kernel may be built without it
+}
+
 func newCgroup(l Limits) *cgroup {
+	page := int64(os.Getpagesize())
+	memory, quota := strconv.FormatInt(l.Memory/page*page, 10), strconv.Itoa(int(l.CPUs*100000))
 	name := fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), draw())
 	g := &cgroup{dirs: map[string]string{}}
-	if b, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.subtree_control")); err == nil &&
-		strings.Contains(string(b), "memory") && strings.Contains(string(b), "pids") {
+	if place, ok := delegation(cgroupRoot, "/proc/self/cgroup"); ok {
 		g.v2 = true
-		dir := filepath.Join(cgroupRoot, name)
-		if os.Mkdir(dir, 0o755) != nil {
+		dir := filepath.Join(place, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			g.why = "no control group of our own: " + err.Error()
 			return g
 		}
 		g.dirs["unified"] = dir
-		g.set("memory", dir, "memory.max", strconv.FormatInt(l.Memory, 10))
-		os.WriteFile(filepath.Join(dir, "memory.swap.max"), []byte("0"), 0)
-		g.set("pids", dir, "pids.max", strconv.Itoa(l.PIDs))
-		g.set("cpu", dir, "cpu.max", fmt.Sprintf("%d 100000", int(l.CPUs*100000)))
+		g.set("unified", []setting{
+			{"memory", "memory.max", memory, false}, {"memory", "memory.swap.max", "0", true},
+			{"pids", "pids.max", strconv.Itoa(l.PIDs), false}, {"cpu", "cpu.max", quota + " 100000", false},
+		})
 		return g
 	}
-	for _, c := range []struct{ controller, file, value string }{
-		{"memory", "memory.limit_in_bytes", strconv.FormatInt(l.Memory, 10)},
-		{"pids", "pids.max", strconv.Itoa(l.PIDs)},
-		{"cpu", "cpu.cfs_quota_us", strconv.Itoa(int(l.CPUs * 100000))},
+	g.why = "no control group is delegated to us"
+	for controller, settings := range map[string][]setting{
+		"memory": {{"memory", "memory.limit_in_bytes", memory, false}, {"memory", "memory.memsw.limit_in_bytes", memory, true}},
+		"pids":   {{"pids", "pids.max", strconv.Itoa(l.PIDs), false}},
+		"cpu":    {{"cpu", "cpu.cfs_period_us", "100000", false}, {"cpu", "cpu.cfs_quota_us", quota, false}},
 	} {
-		dir := filepath.Join(cgroupRoot, c.controller, name)
+		dir := filepath.Join(ownGroup(cgroupRoot, controller, "/proc/self/cgroup"), name)
 		if os.Mkdir(dir, 0o755) != nil {
 			continue
 		}
-		g.dirs[c.controller] = dir
-		g.set(c.controller, dir, c.file, c.value)
+		g.dirs[controller] = dir
+		g.set(controller, settings)
 	}
 	return g
 }
 
-func (g *cgroup) set(what, dir, file, value string) {
-	if os.WriteFile(filepath.Join(dir, file), []byte(value), 0) == nil {
-		g.names = append(g.names, what)
+// set writes limits and reads them back: one that the kernel did not take as it
+// was asked bounds nothing.
+func (g *cgroup) set(group string, settings []setting) {
+	failed := map[string]bool{}
+	var got []bound
+	for _, s := range settings {
+		file := filepath.Join(g.dirs[group], s.file)
+		if _, err := os.Stat(file); err != nil && s.optional && noSwap() {
+			continue
+		}
+		err := os.WriteFile(file, []byte(s.value), 0)
+		value, rerr := readLine(file)
+		if err != nil || rerr != nil || value != s.value {
+			failed[s.what] = true
+		}
+		got = append(got, bound{what: s.what, group: group, file: file, value: s.value})
 	}
+	for _, b := range got {
+		if !failed[b.what] {
+			g.bounds = append(g.bounds, b)
+		}
+	}
+}
+
+// noSwap reports whether memory can't leave for a swap device.
+func noSwap() bool {
+	b, err := os.ReadFile("/proc/swaps")
+	return err == nil && strings.Count(string(b), "\n") <= 1
+}
+
+func readLine(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	return strings.TrimSpace(string(b)), err
 }
 
 func (g *cgroup) add(pid int) {
@@ -71,9 +117,54 @@ func (g *cgroup) add(pid int) {
 		if os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0) != nil {
 			delete(g.dirs, c)
 			os.Remove(dir)
-			g.names = nil // a limit that does not hold the process holds nothing
+			// a limit that does not hold the process holds nothing
+			g.bounds = slices.DeleteFunc(g.bounds, func(b bound) bool { return b.group == c })
 		}
 	}
+}
+
+// lost lists the limits that were set and bound process pid no longer: the group
+// is gone, the process was moved, or the number is another one.
+func (g *cgroup) lost(pid int) []string {
+	if len(g.bounds) == 0 {
+		return nil
+	}
+	member, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	dead := ended(pid)
+	var out []string
+	for _, b := range g.bounds {
+		value, err := readLine(b.file)
+		holds := err == nil && value == b.value && (dead || isMember(string(member), b.group, filepath.Base(g.dirs[b.group])))
+		if !holds && !slices.Contains(out, b.what) {
+			out = append(out, b.what)
+		}
+	}
+	return out
+}
+
+// ended reports whether a child of ours that was not waited for has ended: it
+// belongs to no group any more.
+func ended(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, state, _ := strings.Cut(string(b), ") ")
+	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
+}
+
+// isMember reads /proc/PID/cgroup: lines of number:controllers:path.
+func isMember(table, group, name string) bool {
+	for line := range strings.Lines(table) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 || !strings.HasSuffix(f[2], "/"+name) {
+			continue
+		}
+		if group == "unified" && f[0] == "0" || slices.Contains(strings.Split(f[1], ","), group) {
+			return true
+		}
+	}
+	return false
 }
 
 // kill ends whatever is still in the group.
@@ -118,30 +209,46 @@ func (g *cgroup) outOfMemory() bool {
 	return false
 }
 
-func (g *cgroup) guarantees() []Guarantee {
+// guarantees says which limits were set, read back and held to the end; lost
+// are those that did not.
+func (g *cgroup) guarantees(lost []string, facts facts) []Guarantee {
 	kind := "cgroup v1"
 	if g.v2 {
 		kind = "cgroup v2"
 	}
 	var out []Guarantee
 	for _, want := range []string{"memory", "pids", "cpu"} {
-		holds := false
-		for _, have := range g.names {
-			holds = holds || have == want
+		gu := Guarantee{Name: want + "-limit", Detail: g.why + ": the process tree is not bounded"}
+		var values []string
+		for _, b := range g.bounds {
+			if b.what == want {
+				values = append(values, filepath.Base(b.file)+"="+b.value)
+			}
 		}
-		detail := kind
-		if !holds {
-			detail = "no delegated cgroup controller: the process tree is not bounded"
+		switch {
+		case slices.Contains(lost, want):
+			gu.Detail = kind + ": vanished while the program ran"
+		case len(values) > 0:
+			gu.Holds, gu.Detail = true, kind+" "+strings.Join(values, ", ")
+		case want == "pids" && facts.Processes != "":
+			gu.Holds, gu.Detail = true, "limit of processes of the own user namespace: "+facts.Processes
 		}
-		out = append(out, Guarantee{Name: want + "-limit", Holds: holds, Detail: detail})
+		out = append(out, gu)
 	}
 	return out
 }
 
 // SweepGroups removes the groups of processes that are gone.
 func SweepGroups() {
-	for _, pattern := range []string{groupPrefix + "*", "*/" + groupPrefix + "*"} {
-		dirs, _ := filepath.Glob(filepath.Join(cgroupRoot, pattern))
+	places := []string{cgroupRoot, cgroupRoot + "/*", cgroupRoot + "/*/*", cgroupRoot + "/*/*/*"}
+	if place, ok := delegation(cgroupRoot, "/proc/self/cgroup"); ok {
+		places = append(places, place)
+	}
+	for _, c := range []string{"memory", "pids", "cpu"} {
+		places = append(places, ownGroup(cgroupRoot, c, "/proc/self/cgroup"))
+	}
+	for _, place := range places {
+		dirs, _ := filepath.Glob(filepath.Join(place, groupPrefix+"*"))
 		for _, dir := range dirs {
 			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), groupPrefix), "-")
 			if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {

@@ -35,7 +35,7 @@ func Main() int {
 		say.Encode(note{Error: err.Error()})
 		return 1
 	}
-	cmd, ready, err := prepare()
+	cmd, ready, probe, err := prepare()
 	if err != nil {
 		say.Encode(note{Error: err.Error()})
 		return 1
@@ -53,13 +53,17 @@ func Main() int {
 		ack.Read(make([]byte, 1))
 		os.Exit(1)
 	}()
+	if err := attemptOwn(probe); err != nil {
+		fmt.Fprintf(os.Stderr, "trying the watcher: %v\n", err)
+		return 1
+	}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintf(os.Stderr, "starting %s: %v\n", cmd.Path, err)
 		say.Encode(note{Exited: true, Code: 127})
-		return 0
+		select {}
 	}
 	say.Encode(reap(cmd.Process.Pid))
-	return 0
+	select {} // the control plane looks at the room once more, and ends it
 }
 
 // seal keeps what this process holds from the program. Descriptors that our own
@@ -100,58 +104,62 @@ func reap(program int) note {
 	}
 }
 
-func prepare() (*exec.Cmd, note, error) {
+func prepare() (*exec.Cmd, note, uint16, error) {
 	var r room
 	if err := json.NewDecoder(os.NewFile(fdSpec, "spec")).Decode(&r); err != nil {
-		return nil, note{}, fmt.Errorf("reading the spec: %w", err)
+		return nil, note{}, 0, fmt.Errorf("reading the spec: %w", err)
 	}
 	ready := note{Ready: true}
 	var err error
 	if ready.Overlay, err = furnish(r); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if err := loopbackUp(); err != nil {
-		return nil, note{}, fmt.Errorf("bringing loopback up: %w", err)
+		return nil, note{}, 0, fmt.Errorf("bringing loopback up: %w", err)
 	}
 	if err := unix.Sethostname([]byte("sandbox")); err != nil {
-		return nil, note{}, fmt.Errorf("naming the host: %w", err)
+		return nil, note{}, 0, fmt.Errorf("naming the host: %w", err)
 	}
 	if r.Limits.Disk <= 0 {
-		return nil, note{}, errors.New("a room without a disk limit")
+		return nil, note{}, 0, errors.New("a room without a disk limit")
 	}
 	limit(unix.RLIMIT_FSIZE, uint64(r.Limits.Disk))
 	limit(unix.RLIMIT_CORE, 0)
+	limit(unix.RLIMIT_NPROC, uint64(max(r.Limits.PIDs, 1)))
 	if err := becomeInsider(r.Groups); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	cmd := &exec.Cmd{
 		Args: r.Argv, Env: r.Env, Dir: r.Dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
+	for i := range r.Secrets {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(fdSecrets+i), "secret"))
+	}
 	if r.Self != "" {
 		cmd.Path = SelfPath
 	} else if cmd.Path, err = lookPath(r.Argv[0], r.Env); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if err := dropPrivileges(); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	gauge, err := newGauge()
 	if err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if r.Traced {
 		if err := installTraced(); err != nil {
-			return nil, note{}, err
+			return nil, note{}, 0, err
 		}
 	}
 	if ready.Listener, err = installFilter(); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
 	if ready.Facts, err = gauge.measure(); err != nil {
-		return nil, note{}, err
+		return nil, note{}, 0, err
 	}
-	return cmd, ready, nil
+	return cmd, ready, r.Probe, nil
 }
 
 func lookPath(name string, env []string) (string, error) {
@@ -178,23 +186,24 @@ func furnish(r room) (overlay bool, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return false, fmt.Errorf("making mounts private: %w", err)
 	}
-	f := &furniture{}
+	f := &furniture{given: r.Given}
 	// Binds from the host come first, on a scratch root: when it covers /tmp,
 	// sources under /tmp are no longer reachable by their path.
 	f.stage()
 	for i, m := range r.Mounts {
 		f.grab(strconv.Itoa(i), m.Source)
 	}
-	if w := r.Workspace; w != nil {
+	if w := r.Workspace; w != nil && f.given["workspace"] == 0 {
 		f.grab("lower", w.Lower)
 		f.grab("scratch", w.Scratch)
 	}
-	for i, d := range r.Toolchain {
-		f.grab("t"+strconv.Itoa(i), d)
+	for i, m := range r.Toolchain {
+		f.grab("t"+strconv.Itoa(i), m.Source)
 	}
 	if r.Self != "" {
 		f.grab("self", r.Self)
 	}
+	bindMemfd()
 	// The file systems made from here on belong to the program's user.
 	f.do("taking the user of the program", setEffective(insideID))
 	f.root()
@@ -230,6 +239,7 @@ func furnish(r room) (overlay bool, err error) {
 type furniture struct {
 	err   error
 	trees map[string]grabbed
+	given map[string]int // mounts that the parent made, by descriptor
 }
 
 // grabbed is a host file or directory, held as a detached mount.
@@ -249,7 +259,7 @@ func (f *furniture) stage() { f.trees = map[string]grabbed{} }
 
 // grab takes hold of a host path while our own user still may.
 func (f *furniture) grab(name, source string) {
-	if f.err != nil {
+	if _, ok := f.given[name]; ok || f.err != nil {
 		return
 	}
 	st, err := os.Lstat(source)
@@ -270,6 +280,9 @@ func (f *furniture) grab(name, source string) {
 
 // put mounts what was grabbed; target is inside the room.
 func (f *furniture) put(name, target string, writable bool) {
+	if f.place(name, target) {
+		return
+	}
 	g, ok := f.trees[name]
 	if f.err != nil || !ok {
 		return
@@ -319,50 +332,9 @@ func (f *furniture) tmpfs(target, opts string) {
 	f.do("mounting "+target, unix.Mount("tmpfs", newRoot+target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts))
 }
 
-func (f *furniture) toolchain(dirs []string) {
-	for i, d := range dirs {
-		f.put("t"+strconv.Itoa(i), d, false)
-	}
-}
-
-// devices binds the few devices that hold nothing.
-func (f *furniture) devices() {
-	if f.err != nil {
-		return
-	}
-	f.do("making /dev", os.MkdirAll(newRoot+"/dev", 0o755))
-	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		at := newRoot + "/dev/" + d
-		f.do("making /dev/"+d, os.WriteFile(at, nil, 0o666))
-		if f.err == nil {
-			f.do("binding /dev/"+d, unix.Mount("/dev/"+d, at, "", unix.MS_BIND, ""))
-		}
-	}
-	for name, to := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"} {
-		f.do("linking /dev/"+name, os.Symlink(to, newRoot+"/dev/"+name))
-	}
-}
-
-// proc mounts a proc file system of the own pid namespace, with the files that
-// speak of the machine covered.
-func (f *furniture) proc() {
-	if f.err != nil {
-		return
-	}
-	f.do("making /proc", os.MkdirAll(newRoot+"/proc", 0o555))
-	f.do("mounting /proc", unix.Mount("proc", newRoot+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
-	for _, p := range []string{"kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "sched_debug", "kallsyms", "kmsg"} {
-		at := newRoot + "/proc/" + p
-		if _, err := os.Lstat(at); err == nil && f.err == nil {
-			f.do("covering /proc/"+p, unix.Mount(newRoot+"/dev/null", at, "", unix.MS_BIND, ""))
-		}
-	}
-	for _, p := range []string{"sys", "bus", "fs", "irq"} {
-		at := newRoot + "/proc/" + p
-		if _, err := os.Lstat(at); err == nil && f.err == nil {
-			f.do("binding /proc/"+p, unix.Mount(at, at, "", unix.MS_BIND|unix.MS_REC, ""))
-			f.do("protecting /proc/"+p, unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
-		}
+func (f *furniture) toolchain(dirs []Mount) {
+	for i, m := range dirs {
+		f.put("t"+strconv.Itoa(i), m.Target, false)
 	}
 }
 
@@ -373,21 +345,29 @@ func (f *furniture) etc() {
 		return
 	}
 	f.do("making /etc", os.MkdirAll(newRoot+"/etc", 0o755))
-	for name, text := range map[string]string{
+	for name, text := range etcFiles() {
+		f.do("writing /etc/"+name, os.WriteFile(newRoot+"/etc/"+name, []byte(text), 0o644))
+	}
+}
+
+// etcFiles are the files of /etc that are the room's own, whatever the toolchain.
+func etcFiles() map[string]string {
+	return map[string]string{
 		"passwd":        "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nbuild:x:1000:1000:build:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
 		"group":         "root:x:0:\nbuild:x:1000:\nnogroup:x:65534:\n",
 		"hosts":         "127.0.0.1 localhost sandbox\n::1 localhost\n",
 		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 		"resolv.conf":   "nameserver 192.0.2.53\noptions timeout:1 attempts:1\n",
 		"hostname":      "sandbox\n",
-	} {
-		f.do("writing /etc/"+name, os.WriteFile(newRoot+"/etc/"+name, []byte(text), 0o644))
 	}
 }
 
 // workspace mounts source and scratch, which belongs to the program's user, as
 // one directory.
 func (f *furniture) workspace(w Workspace) bool {
+	if f.place("workspace", w.Target) {
+		return f.err == nil
+	}
 	f.put("lower", "/.hallmark/lower", false)
 	f.put("scratch", "/.hallmark/scratch", true)
 	if f.err != nil {
@@ -489,7 +469,7 @@ func dropPrivileges() error {
 	return nil
 }
 
-func installFilter() (int, error) { return installListener(filter()) }
+func installFilter() (int, error) { return installListener(filter(memfdBound())) }
 
 // installListener installs a filter in this thread and what it starts, and
 // returns the descriptor on which its questions come.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,12 +20,18 @@ type facts struct {
 	Status       map[string]string // of /proc/thread-self/status
 	Interfaces   []string
 	RootReadOnly bool
+	Masks        *masks
+	MemoryRuns   bool   // an executable file in memory could be made
+	Processes    string // limit of processes of the user namespace, if it bounds a tree
 }
 
 // gauge reads them. Its files are opened before the filter is installed, since one that serves a
 // tracer lets nothing be opened before there is one; the kernel writes what they
 // say when they are read.
-type gauge struct{ status, interfaces *os.File }
+type gauge struct {
+	status, interfaces *os.File
+	masks              masks // what the file system shows does not change any more
+}
 
 func newGauge() (gauge, error) {
 	status, err := os.Open("/proc/thread-self/status")
@@ -37,7 +44,12 @@ func newGauge() (gauge, error) {
 		status.Close()
 		return gauge{}, fmt.Errorf("opening the list of interfaces: %w", err)
 	}
-	return gauge{status, interfaces}, nil
+	m, err := lookAround()
+	if err != nil {
+		status.Close()
+		interfaces.Close()
+	}
+	return gauge{status, interfaces, m}, err
 }
 
 func (g gauge) measure() (facts, error) {
@@ -68,7 +80,33 @@ func (g gauge) measure() (facts, error) {
 		return f, fmt.Errorf("reading the root's mount flags: %w", err)
 	}
 	f.RootReadOnly = st.Flags&unix.ST_RDONLY != 0
+	var nproc unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &nproc); err != nil {
+		return f, fmt.Errorf("reading the limit of processes: %w", err)
+	}
+	if nproc.Max != unix.RLIM_INFINITY && nproc.Cur == nproc.Max && countsByNamespace() {
+		f.Processes = strconv.FormatUint(nproc.Max, 10)
+	}
+	f.Masks = &g.masks
+	if fd, merr := unix.MemfdCreate("probe", unix.MFD_EXEC|unix.MFD_CLOEXEC); merr == nil {
+		unix.Close(fd)
+		f.MemoryRuns = true
+	}
 	return f, nil
+}
+
+// countsByNamespace reports whether the kernel counts the processes of a user
+// for each user namespace, so that the limit is one of the room (Linux 5.14).
+func countsByNamespace() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	if n, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); n != 2 || err != nil {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 14
 }
 
 var namespaces = []string{"user", "mnt", "pid", "net", "ipc", "uts", "cgroup"}
@@ -97,14 +135,19 @@ func (f facts) guarantees(shared []string) []Guarantee {
 		}
 	}
 	id := fmt.Sprintf("%d %[1]d %[1]d %[1]d", insideID)
-	return []Guarantee{
+	m := masks{Proc: []string{"not looked at"}, Sys: true, Devices: []string{"not looked at"}, Settings: []string{"not looked at"}}
+	if f.Masks != nil {
+		m = *f.Masks
+	}
+	return append([]Guarantee{
 		{"namespaces", len(shared) == 0, detail(strings.Join(namespaces, ", "), "shared with the host: ", shared)},
 		{"no-new-privileges", f.Status["NoNewPrivs"] == "1", ""},
 		{"capabilities-dropped", len(held) == 0 && f.Status["Uid"] == id && f.Status["Gid"] == id, detail("all, bounding set included", "held: ", held)},
-		{"seccomp", f.Status["Seccomp"] == "2", "system calls on the list are refused"},
-		{"root-read-only", f.RootReadOnly, "toolchain directories of the host"},
+		{"seccomp", f.Status["Seccomp"] == "2", "only listed system calls exist"},
+		{"root-read-only", f.RootReadOnly, "the toolchain and the root directory"},
 		{"no-network", slices.Equal(f.Interfaces, []string{"lo"}), "interfaces: " + strings.Join(f.Interfaces, ", ")},
-	}
+		{"memory-not-executable", f.Masks != nil && !f.MemoryRuns, "memfd_create makes no program"},
+	}, m.guarantees()...)
 }
 
 func detail(good, bad string, list []string) string {

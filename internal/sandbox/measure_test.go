@@ -11,7 +11,7 @@ import (
 // TestGuaranteesFollowFacts: each fact that is not as it should be takes its
 // guarantee away, and so does one that was not measured.
 func TestGuaranteesFollowFacts(t *testing.T) {
-	good := facts{Interfaces: []string{"lo"}, RootReadOnly: true, Status: map[string]string{
+	good := facts{Interfaces: []string{"lo"}, RootReadOnly: true, Masks: &masks{}, Status: map[string]string{
 		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000", "CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
 		"NoNewPrivs": "1", "Seccomp": "2", "Uid": "1000 1000 1000 1000", "Gid": "1000 1000 1000 1000"}}
 	lost := func(f facts, shared ...string) (names []string) {
@@ -25,7 +25,7 @@ func TestGuaranteesFollowFacts(t *testing.T) {
 	if l := lost(good); len(l) > 0 {
 		t.Fatalf("lost with good facts: %v", l)
 	}
-	if l := lost(facts{}); len(l) != 5 {
+	if l := lost(facts{}); len(l) != 10 {
 		t.Errorf("nothing measured, yet only these are lost: %v", l)
 	}
 	for key, bad := range map[string]string{"CapInh": "1", "CapPrm": "1", "CapEff": "1", "CapBnd": "1", "CapAmb": "1", "NoNewPrivs": "0", "Seccomp": "0", "Uid": "1000 0 0 1000", "Gid": "0 0 0 0"} {
@@ -34,6 +34,20 @@ func TestGuaranteesFollowFacts(t *testing.T) {
 		f.Status[key] = bad
 		if l := lost(f); len(l) != 1 {
 			t.Errorf("%s %s: lost %v", key, bad, l)
+		}
+	}
+	for name, change := range map[string]func(*facts){
+		"proc-masked":            func(f *facts) { f.Masks.Proc = []string{"kcore"} },
+		"sysfs-absent":           func(f *facts) { f.Masks.Sys = true },
+		"devices-minimal":        func(f *facts) { f.Masks.Devices = []string{"/dev/mem"} },
+		"kernel-settings-closed": func(f *facts) { f.Masks.Settings = []string{"cgroup2"} },
+		"memory-not-executable":  func(f *facts) { f.MemoryRuns = true },
+	} {
+		f := good
+		f.Masks = &masks{}
+		change(&f)
+		if l := lost(f); len(l) != 1 || l[0] != name {
+			t.Errorf("%s: lost %v", name, l)
 		}
 	}
 	more := good

@@ -50,11 +50,14 @@ type room struct {
 	Dir       string
 	Mounts    []Mount
 	Workspace *Workspace
-	Self      string   // path of our own binary on the host, if it is wanted inside
-	Toolchain []string // host directories seen read-only under their own names
+	Self      string  // path of our own binary on the host, if it is wanted inside
+	Toolchain []Mount // seen read-only
 	Limits    Limits
-	Groups    bool // supplementary groups can and must be given up
-	Traced    bool // calls stop for a tracer, which attaches before the release
+	Groups    bool           // supplementary groups can and must be given up
+	Secrets   int            // descriptors from fdSecrets on
+	Probe     uint16         // port of the attempt that shows that attempts are seen
+	Traced    bool           // calls stop for a tracer, which attaches before the release
+	Given     map[string]int // mounts that are there already, by descriptor
 }
 
 // note is what the first process says: exactly one of the fields.
@@ -71,12 +74,13 @@ type note struct {
 
 // host files that the first process finds open, after 0, 1 and 2.
 const (
-	fdSpec   = 3 // reads room
-	fdNotes  = 4 // writes notes
-	fdAck    = 5 // reads one byte when the parent serves the listener; EOF when it died
-	fdSelf   = 6 // our own binary
-	fdFirst  = fdSpec
-	lifeline = fdAck
+	fdSpec    = 3 // reads room
+	fdNotes   = 4 // writes notes
+	fdAck     = 5 // reads one byte when the parent serves the listener; EOF when it died
+	fdSelf    = 6 // our own binary
+	fdSecrets = 7 // reads the first secret; the others follow, then the mounts that we made
+	fdFirst   = fdSpec
+	lifeline  = fdAck
 )
 
 // HostID is the user id on the host of the programs of a sandbox: a fresh
@@ -125,8 +129,13 @@ type process struct {
 	notes  *os.File
 	ack    *os.File
 	group  *cgroup
+	mounts *overlays
 	hostID int
 	shared []string // namespaces that the first process has in common with us
+	userID string   // user map of the first process
+	bounds *bounds
+	lost   []string // limits that vanished
+	probed bool     // the probe was seen
 	report Report
 }
 
@@ -152,10 +161,25 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 	if err != nil {
 		return nil, err
 	}
+	secrets, err := secretPipes(spec.Secrets, hostID)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(secrets)
+	if spec, err = withGateway(spec); err != nil {
+		return nil, err
+	}
 	p = &process{spec: spec, specW: specW, notes: notesR, ack: ackW, hostID: hostID}
+	if p.mounts, err = mountOverlays(spec); err != nil {
+		for _, f := range opened {
+			f.Close()
+		}
+		return nil, err
+	}
+	defer p.mounts.close()
 	p.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{}, Dir: "/",
-		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: []*os.File{specR, notesW, ackR, self},
+		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: slices.Concat([]*os.File{specR, notesW, ackR, self}, secrets, p.mounts.files),
 		WaitDelay: 5 * time.Second,
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
@@ -185,6 +209,7 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 			f.Close()
 		}
 		p.group.remove()
+		p.mounts.remove()
 		return nil, err
 	}
 	p.group.add(p.cmd.Process.Pid)
@@ -199,6 +224,9 @@ func hostGID(hostID int) int {
 }
 
 func (p *process) cleanup() {
+	if p.bounds != nil {
+		p.bounds.last()
+	}
 	p.cmd.Process.Kill()
 	p.group.kill()
 	p.ack.Close()
@@ -206,6 +234,7 @@ func (p *process) cleanup() {
 	p.cmd.Wait()
 	p.notes.Close()
 	p.group.remove()
+	p.mounts.remove()
 }
 
 // serve tells the first process what to do, answers the seccomp listener and
@@ -214,9 +243,13 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	fail := func(format string, args ...any) (Report, error) {
 		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSandboxUnavailable, format, args...)
 	}
+	tools, err := p.spec.Toolchain.mounts(p.spec)
+	if err != nil {
+		return fail("%w", err)
+	}
 	r := room{
 		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace,
-		Toolchain: toolchain(), Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(),
+		Toolchain: tools, Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Given: p.mounts.given(fdSecrets + len(p.spec.Secrets)), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
 		exe, err := os.Executable()
@@ -238,6 +271,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 		return fail("preparing the sandbox: %s", n.Error)
 	}
 	p.shared = sharedNamespaces(p.cmd.Process.Pid)
+	p.userID, _ = readLine(fmt.Sprintf("/proc/%d/uid_map", p.cmd.Process.Pid))
 	for _, g := range n.Facts.guarantees(p.shared) {
 		if !g.Holds {
 			return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeBuildNotIsolated, "the sandbox is not what was asked for: %s does not hold (%s)", g.Name, g.Detail)
@@ -246,6 +280,11 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	watcher, err := newWatcher(p.cmd.Process.Pid, n.Listener, clock)
 	if err != nil {
 		return fail("watching for egress: %w", err)
+	}
+	watcher.probe, watcher.alert = r.Probe, p.spec.OnEgress
+	if p.bounds, err = newBounds(p.cmd.Process.Pid, p.group, p.spec); err != nil {
+		watcher.abandon()
+		return fail("watching the limits: %w", err)
 	}
 	agent, err := p.record(n, watcher)
 	if err != nil {
@@ -277,15 +316,18 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	case <-timer.C:
 		p.report.LimitHit = "wall"
 	case <-agent.dead():
+	case found := <-p.bounds.hit:
+		p.report.LimitHit, p.lost = found.limit, found.lost
 	case <-ctx.Done():
 	}
+	p.measureLast()
 	p.cmd.Process.Kill() // pid 1: everything in the pid namespace dies with it
 	p.group.kill()
 	p.cmd.Wait()
 	watcher.stop()
 	<-watching
 	p.report.FinishedOn = clock()
-	p.report.Egress = watcher.seen()
+	p.report.Egress, p.probed = watcher.seen(), watcher.probed
 	p.report.Trace = agent.finish()
 	if err := ctx.Err(); err != nil {
 		return Report{}, fmt.Errorf("running in the sandbox: %w", err)
@@ -298,7 +340,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 func (p *process) finish(last note) {
 	p.report.ExitCode = -1
 	switch {
-	case p.report.LimitHit != "":
+	case p.report.LimitHit != "" || len(p.lost) > 0:
 	case !last.Exited: // pid 1 itself was killed: by the memory limit, or by the tenant
 		p.report.Signal = "SIGKILL"
 	case last.Signal != 0:
@@ -309,25 +351,38 @@ func (p *process) finish(last note) {
 	if p.group.outOfMemory() && p.report.LimitHit == "" && p.report.ExitCode != 0 {
 		p.report.LimitHit = "memory"
 	}
-	if p.spec.Workspace != nil && p.report.LimitHit == "" {
-		if used := diskUsage(p.spec.Workspace.Scratch); used > p.spec.Limits.Disk {
-			p.report.LimitHit = "disk"
-		}
+}
+
+// measureLast looks at the limits once more while the room is still there.
+func (p *process) measureLast() {
+	found := p.bounds.last()
+	if p.report.LimitHit == "" {
+		p.report.LimitHit = found.limit
 	}
+	if len(p.lost) == 0 {
+		p.lost = found.lost
+	}
+	p.report.Lost = p.lost
 }
 
 func (p *process) guarantees(n note) []Guarantee {
+	mapped := mapsOnly(p.userID, insideID, p.hostID)
 	user := "own user id on the host"
 	if os.Geteuid() == 0 {
-		user = fmt.Sprintf("host user %d, used by nobody else", p.hostID)
+		user = fmt.Sprintf("host user %d, drawn for this run", p.hostID)
 	}
+	took := p.report.FinishedOn.Sub(p.report.StartedOn)
 	out := append(n.Facts.guarantees(p.shared),
-		Guarantee{"egress-recorded", true, "connect, sendto, sendmsg, sendmmsg by seccomp notification"},
-		Guarantee{"unprivileged-user", os.Geteuid() == 0, user},
+		Guarantee{"egress-recorded", p.probed, "connect, sendto, sendmsg, sendmmsg by seccomp notification; an attempt of our own was seen before the program ran"},
+		Guarantee{"unprivileged-user", mapped && os.Geteuid() == 0 && p.hostID != 0, user},
 		Guarantee{"workspace-overlay", n.Overlay, ""},
-		Guarantee{"wall-time-limit", true, p.spec.Limits.Wall.String()})
-	return append(out, p.group.guarantees()...)
+		Guarantee{"wall-time-limit", took <= p.spec.Limits.Wall+wallGrace, fmt.Sprintf("%s, ended after %s", p.spec.Limits.Wall, took.Round(time.Millisecond))},
+		p.bounds.guarantee())
+	return append(out, p.group.guarantees(p.lost, n.Facts)...)
 }
+
+// wallGrace is how long the end of a sandbox may take.
+const wallGrace = 15 * time.Second
 
 // toolchain lists the host directories that hold programs and libraries.
 func toolchain() []string {
@@ -360,6 +415,10 @@ func GoRoot() string {
 	return filepath.Dir(filepath.Dir(p))
 }
 
+// HostToolchain lists the host directories and files that a sandbox sees beside what
+// it is given, in its own names: programs, libraries and their configuration.
+func HostToolchain() []string { return toolchain() }
+
 // Path is the PATH of programs inside.
 func Path() string {
 	dirs := []string{"/usr/local/go/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
@@ -369,22 +428,6 @@ func Path() string {
 		}
 	}
 	return strings.Join(dirs, ":")
-}
-
-func diskUsage(dir string) int64 {
-	var total int64
-	filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
-		if err != nil {
-			return nil // what can't be read can't be collected either
-		}
-		if info, err := d.Info(); err == nil {
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				total += st.Blocks * 512
-			}
-		}
-		return nil
-	})
-	return total
 }
 
 // Find returns the path of a program of the toolchain.

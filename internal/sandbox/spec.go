@@ -32,11 +32,24 @@ type Spec struct {
 	Stdout io.Writer
 	Stderr io.Writer
 
+	Toolchain Toolchain
 	Mounts    []Mount
 	Workspace *Workspace
 	Self      bool   // our own binary is at SelfPath; Argv[0] is the name it gets
 	Limits    Limits //
-	Trace     *Trace // nil: nothing is recorded
+
+	// Secrets are read from the descriptors 3, 4, … in this order, once; no file
+	// and no variable holds them.
+	Secrets [][]byte // each at most MaxSecret bytes
+	// Gateway is a socket on the host that is seen at GatewayPath; empty shows none.
+	Gateway string
+
+	// OnEgress hears of every attempt while the program runs, before the call
+	// that made it returns. It may be nil; it must be quick and safe for calls
+	// from another goroutine.
+	OnEgress func(Egress)
+
+	Trace *Trace // nil: nothing is recorded
 }
 
 // Trace asks for a record of everything that the program does.
@@ -45,6 +58,12 @@ type Trace struct {
 	Log     string       // where the canonical event log is written; no file may be there
 	Digests string       // file of known digests, or empty
 }
+
+// GatewayPath is where the one socket of the host lies that a room may show.
+const GatewayPath = "/run/hallmark/packages.sock"
+
+// MaxSecret is what surely fits in a pipe that nobody reads yet.
+const MaxSecret = 32 << 10
 
 // SelfPath is where the binary lies inside when Spec.Self asks for it.
 const SelfPath = "/.hallmark/self"
@@ -93,9 +112,10 @@ func (l Limits) defaults() Limits {
 
 // Report is what the outside saw.
 type Report struct {
-	ExitCode   int    // of the program; -1 when a signal ended it
-	Signal     string // its name, if one ended it
-	LimitHit   string // wall, memory, disk or empty
+	ExitCode   int      // of the program; -1 when a signal ended it
+	Signal     string   // its name, if one ended it
+	LimitHit   string   // wall, memory, disk or empty
+	Lost       []string // limits (memory, pids, cpu) that vanished while it ran; the program was ended
 	StartedOn  time.Time
 	FinishedOn time.Time
 	Egress     []Egress
@@ -107,8 +127,9 @@ type Report struct {
 // refused.
 type Egress struct {
 	Time    time.Time
-	PID     int
-	Process string
+	PID     int    // on the host
+	Process string // the name that it gives itself
+	Program string // its executable: path inside, and only the kernel can say it
 	Proto   string
 	Address string
 	Name    string // from a DNS question

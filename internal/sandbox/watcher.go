@@ -34,6 +34,10 @@ type watcher struct {
 
 	polled [2]int32 // fd and the pipe's reading end
 
+	probe  uint16       // port of our own attempt, made before the program ran
+	alert  func(Egress) // may be nil
+	probed bool         // read after run
+
 	mu     sync.Mutex
 	egress []Egress
 }
@@ -134,46 +138,86 @@ func (w *watcher) run() {
 			if !w.open {
 				r.Flags, r.Error = 0, -int32(unix.ENETUNREACH)
 			}
-			w.mu.Lock()
-			if len(w.egress) < maxEgress {
-				w.egress = append(w.egress, *out)
-			}
-			w.mu.Unlock()
+			w.record(*out)
 		}
 		unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlSend, uintptr(unsafe.Pointer(&r)))
 	}
 }
 
+// record keeps an attempt and tells of it at once. The first one is our own, made
+// before any code of the program ran, and shows that the others are seen.
+func (w *watcher) record(e Egress) {
+	if !w.probed && e.Address == probeAddress(w.probe).String() {
+		w.probed = true
+		return
+	}
+	w.mu.Lock()
+	kept := len(w.egress) < maxEgress
+	if kept {
+		w.egress = append(w.egress, e)
+	}
+	w.mu.Unlock()
+	if kept && w.alert != nil {
+		w.alert(e)
+	}
+}
+
+// probeAddress belongs to nobody (RFC 5737).
+func probeAddress(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 254}), port)
+}
+
+// attemptOwn is made by the thread that starts the program.
+func attemptOwn(port uint16) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	to := probeAddress(port)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); !errors.Is(err, unix.ENETUNREACH) {
+		return fmt.Errorf("an attempt to leave was answered with %w", errors.Join(err, errors.ErrUnsupported))
+	}
+	return nil
+}
+
 // judge returns what would leave, or nil.
 func (w *watcher) judge(n seccompNotif) *Egress {
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", n.PID))
-	if err != nil {
-		return w.unreadable(n, err)
-	}
-	defer mem.Close()
-	// The process may have ended and its number may belong to another one now.
-	id := n.ID
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlID, uintptr(unsafe.Pointer(&id))); e != 0 {
-		return nil
-	}
+	// By the system call, not by /proc/PID/mem: a process that made itself
+	// undumpable would close that file to us where we are not root.
+	var failed error
 	read := func(at, size uint64) []byte {
-		if at == 0 || at > math.MaxInt64 || size == 0 || size > 1<<16 {
+		if at == 0 || size == 0 || size > 1<<16 || failed != nil {
 			return nil
 		}
 		b := make([]byte, size)
-		k, rerr := mem.ReadAt(b, int64(at))
-		if rerr != nil && k == 0 {
-			return nil
+		local := []unix.Iovec{{Base: &b[0]}}
+		local[0].SetLen(len(b))
+		k, err := unix.ProcessVMReadv(int(n.PID), local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0)
+		if err != nil && !errors.Is(err, unix.EFAULT) {
+			failed = err
 		}
-		return b[:k]
+		return b[:max(k, 0)]
+	}
+	all := messages(n, read)
+	// The process may have ended and its number may belong to another one now.
+	id := n.ID
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlID, uintptr(unsafe.Pointer(&id))); e != 0 || errors.Is(failed, unix.ESRCH) {
+		return nil
+	}
+	if failed != nil { // what can't be looked at is refused
+		if w.open && w.connected != nil {
+			w.connected(threadGroup(n.PID), "unreadable", false)
+		}
+		return w.attempt(n, "unreadable")
 	}
 	var first *Egress
-	for _, m := range messages(n, read) {
+	for _, m := range all {
 		to, leaves := destination(m.address)
 		if to == "" && w.open && len(m.address) >= 2 {
 			to = fmt.Sprintf("family:%d", binary.NativeEndian.Uint16(m.address))
 		}
-		if to != "" && w.connected != nil {
+		if to != "" && w.connected != nil && (w.probed || to != probeAddress(w.probe).String()) {
 			w.connected(threadGroup(n.PID), to, leaves && !w.open)
 		}
 		if leaves && first == nil {
@@ -233,19 +277,12 @@ func (w *watcher) attempt(n seccompNotif, to string) *Egress {
 	if err != nil {
 		comm = []byte("?")
 	}
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", n.PID))
+	if err != nil {
+		program = "?"
+	}
 	call := map[int32]string{unix.SYS_CONNECT: "connect", unix.SYS_SENDTO: "sendto", unix.SYS_SENDMSG: "sendmsg", unix.SYS_SENDMMSG: "sendmmsg"}[n.NR]
-	return &Egress{Time: w.clock(), PID: int(n.PID), Process: strings.TrimSpace(string(comm)), Proto: call, Address: to}
-}
-
-// unreadable refuses what can't be looked at.
-func (w *watcher) unreadable(n seccompNotif, err error) *Egress {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if w.open && w.connected != nil {
-		w.connected(threadGroup(n.PID), "unreadable", false)
-	}
-	return w.attempt(n, "unreadable")
+	return &Egress{Time: w.clock(), PID: int(n.PID), Process: strings.TrimSpace(string(comm)), Program: program, Proto: call, Address: to}
 }
 
 // threadGroup is the process that a thread belongs to.

@@ -191,7 +191,7 @@ func (w *wrapped) observe(n note, clock func() time.Time) (*watcher, *trace.Agen
 		watcher.abandon()
 		return nil, nil, err
 	}
-	watcher.open = true
+	watcher.open, watcher.probed = true, true // there is no probe: it would leave the machine
 	watcher.connected = func(pid int, address string, refused bool) {
 		// An agent that can't be told has ended, which ends the command.
 		_ = agent.Connect(trace.Connect{PID: pid, Address: address, Refused: refused})
@@ -259,8 +259,9 @@ func wrapGuarantees(f facts) []Guarantee {
 		Guarantee{"egress-recorded", f.Status["Seccomp"] == "2", "connect, sendto, sendmsg, sendmmsg by seccomp notification; recorded, not refused, and as the call said when it was looked at"},
 		Guarantee{"unprivileged-user", false, fmt.Sprintf("user %d of the host, as whoever called", os.Getuid())},
 		Guarantee{"workspace-overlay", false, "the directory itself"},
-		Guarantee{"wall-time-limit", false, "none"})
-	return append(out, (&cgroup{}).guarantees()...)
+		Guarantee{"wall-time-limit", false, "none"},
+		Guarantee{"disk-limit", false, "none"})
+	return append(out, (&cgroup{why: "a wrapped command is in no group of its own"}).guarantees(nil, facts{})...)
 }
 
 // FindProgram finds a command as a shell would, as an absolute path.

@@ -250,7 +250,7 @@ func WorkerMain(args []string, stdout io.Writer) error {
 			return nil
 		}
 		cov.Scanned++
-		more, err := extract(root, r, p)
+		more, err := extract(root, r, p, maxFile)
 		if err != nil {
 			cov.Missed = append(cov.Missed, fmt.Sprintf("%s: %s", p, err))
 		}
@@ -293,11 +293,14 @@ func canary(readers map[string]filesystem.Extractor) bool {
 	if os.WriteFile(path.Join(dir, "requirements.txt"), []byte("canary==1.2.3\n"), 0o644) != nil {
 		return false
 	}
-	got, err := extract(os.DirFS(dir), readers["requirements.txt"], "requirements.txt")
+	got, err := extract(os.DirFS(dir), readers["requirements.txt"], "requirements.txt", maxFile)
 	return err == nil && len(got) == 1 && got[0].Name == "canary" && got[0].Version == "1.2.3"
 }
 
-func extract(root fs.FS, e filesystem.Extractor, p string) (out []Component, err error) {
+// maxFile bounds a manifest.
+const maxFile = 64 << 20
+
+func extract(root fs.FS, e filesystem.Extractor, p string, most int64) (out []Component, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			out, err = nil, fmt.Errorf("the reader crashed: %v", r)
@@ -312,7 +315,7 @@ func extract(root fs.FS, e filesystem.Extractor, p string) (out []Component, err
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > 64<<20 {
+	if info.Size() > most {
 		return nil, fmt.Errorf("%d bytes are more than can be read", info.Size())
 	}
 	sfs, ok := root.(scalibrfs.FS)
@@ -324,7 +327,7 @@ func extract(root fs.FS, e filesystem.Extractor, p string) (out []Component, err
 		return nil, err
 	}
 	for _, pkg := range inv.Packages {
-		c := Component{Name: pkg.Name, Version: pkg.Version, Ecosystem: pkg.Ecosystem().String(), Location: p}
+		c := Component{Name: advisoryName(pkg), Version: pkg.Version, Ecosystem: pkg.Ecosystem().String(), Location: p}
 		if u := pkg.PURL(); u != nil {
 			c.PURL = u.String()
 		}

@@ -209,7 +209,7 @@ func counts(findings []hallmark.Finding) []hallmark.Count {
 func SARIF(records []hallmark.CheckRecord, findings []hallmark.Finding) ([]byte, error) {
 	report := sarif.NewReport()
 	for _, rec := range records {
-		if !slices.Contains([]string{"secrets", "sast", "sbom", "sca"}, rec.Check) {
+		if !slices.Contains([]string{"secrets", "sast", "sbom", "sca", "image"}, rec.Check) {
 			continue
 		}
 		own := newRun("hallmark-"+rec.Check, rec)

@@ -79,6 +79,8 @@ func begin(s Subject, r *recorder) (engine, error) {
 // candidates are the engines to try, in order.
 func candidates(s Subject) []engine {
 	switch Pick(s.Engine) {
+	case Kernel:
+		return []engine{&kernel{}}
 	case Ptrace:
 		return []engine{newTracer()}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/trace"
+	"github.com/hallmark-sc/hallmark/internal/trace/tracetest"
 )
 
 // TestMain lets the test's binary be what the product is under these names.
@@ -21,4 +22,12 @@ func TestMain(m *testing.M) {
 		os.Exit(trace.Main())
 	}
 	os.Exit(m.Run())
+}
+
+// TestKernel holds the engine for root to the same contract.
+func TestKernel(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("fanotify and BPF need root")
+	}
+	tracetest.Engine(t, trace.Kernel)
 }

@@ -43,6 +43,7 @@ type recorder struct {
 	seq     int64
 	next    int
 	live    map[int]int                   // kernel's process number to ours
+	gone    map[int][]int                 // processes whose number was given away before their end was told
 	read    map[int]map[identity]struct{} // what a living process is known to have read
 	last    map[int]int                   // our number of the last process that ended under one of the kernel's
 	failure string
@@ -56,7 +57,7 @@ func newRecorder(path string) (*recorder, error) {
 	}
 	return &recorder{
 		file: f, out: bufio.NewWriterSize(f, 1<<18), hash: sha256.New(), began: time.Now(),
-		live: map[int]int{}, read: map[int]map[identity]struct{}{}, last: map[int]int{},
+		live: map[int]int{}, gone: map[int][]int{}, read: map[int]map[identity]struct{}{}, last: map[int]int{},
 	}, nil
 }
 
@@ -92,6 +93,9 @@ func (r *recorder) fork(parent, child int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next++
+	if old, ok := r.live[child]; ok {
+		r.gone[child] = append(r.gone[child], old)
+	}
 	r.live[child] = r.next
 	r.read[r.next] = map[identity]struct{}{}
 	r.add(build.Event{Kind: build.EventFork, Process: r.live[parent], Child: r.next})
@@ -127,6 +131,14 @@ func (r *recorder) exit(pid int, ws unix.WaitStatus) {
 	if !ok {
 		return
 	}
+	if old := r.gone[pid]; len(old) > 0 {
+		p = old[0]
+		if r.gone[pid] = old[1:]; len(old) == 1 {
+			delete(r.gone, pid)
+		}
+	} else {
+		delete(r.live, pid)
+	}
 	e := build.Event{Kind: build.EventExit, Process: p}
 	if ws.Signaled() {
 		e.Signal = unix.SignalName(ws.Signal())
@@ -134,8 +146,15 @@ func (r *recorder) exit(pid int, ws unix.WaitStatus) {
 		e.Code = ws.ExitStatus()
 	}
 	r.add(e)
-	delete(r.live, pid)
 	delete(r.read, p)
+}
+
+// reused reports whether a number of the kernel is another process's already,
+// while the end of the first was not told.
+func (r *recorder) reused(pid int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.gone[pid]) > 0
 }
 
 // knows reports whether a process is known to have read this version of a file,

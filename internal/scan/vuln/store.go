@@ -192,6 +192,14 @@ func baseEcosystem(e string) string {
 	return e
 }
 
+// sameEcosystem reports whether an advisory's ecosystem is a component's. Each
+// release of a distribution mends by versions of its own, where both name one.
+func sameEcosystem(advisory, component string) bool {
+	a, release, named := strings.Cut(advisory, ":")
+	c, other, both := strings.Cut(component, ":")
+	return a == c && (!named || !both || release == other)
+}
+
 // fileOf is a name that no ecosystem can leave the store with.
 func fileOf(dir, eco string) string {
 	return filepath.Join(dir, hallmark.DigestOf([]byte(eco)).Hex()[:32]+".json")

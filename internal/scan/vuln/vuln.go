@@ -191,7 +191,7 @@ func judge(a Advisory, c sbom.Component) []hallmark.Finding {
 		return nil
 	}
 	for _, f := range a.Affected {
-		if baseEcosystem(f.Package.Ecosystem) != baseEcosystem(c.Ecosystem) || normalName(c.Ecosystem, f.Package.Name) != normalName(c.Ecosystem, c.Name) {
+		if !sameEcosystem(f.Package.Ecosystem, c.Ecosystem) || normalName(c.Ecosystem, f.Package.Name) != normalName(c.Ecosystem, c.Name) {
 			continue
 		}
 		hit, fixed, err := affects(f, c)

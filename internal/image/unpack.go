@@ -1,0 +1,190 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+// onDisk is the mode of an entry in an unpacked tree: nobody may write, and we
+// can read it again. Ownership is ours, whatever the layer says.
+func onDisk(e Entry) fs.FileMode {
+	m := fs.FileMode(e.Mode) &^ 0o222
+	if e.Type == Directory {
+		return m | 0o500
+	}
+	return m | 0o400
+}
+
+// Unpack writes a tree that Flatten made of these layers into dir, which must
+// be empty. Only what the tree holds is written, each name once, directories
+// first and symlinks last, so that nothing is ever written through a link.
+func (t *Tree) Unpack(ctx context.Context, blobs Blobs, layers []Layer, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("unpacking: %w", err)
+	}
+	defer root.Close()
+	entries := t.Entries()
+	wanted := map[position][]Entry{}
+	for _, e := range entries {
+		switch e.Type {
+		case Directory:
+			if err := root.Mkdir(filepath.FromSlash(e.Path), 0o700); err != nil {
+				return clash(err)
+			}
+		case File:
+			wanted[e.source] = append(wanted[e.source], e)
+		}
+	}
+	for i, l := range layers {
+		b := &budget{entries: Limits{}.defaults().Entries, bytes: Limits{}.defaults().Bytes}
+		err := each(ctx, blobs, l, b, func(n int, _ *tar.Header, r io.Reader) error {
+			return write(root, wanted[position{i, n}], r)
+		})
+		if err != nil {
+			return fmt.Errorf("unpacking layer %d: %w", i+1, err)
+		}
+	}
+	for _, e := range entries {
+		if e.Type == Symlink {
+			if err := root.Symlink(e.Target, filepath.FromSlash(e.Path)); err != nil {
+				return clash(err)
+			}
+		}
+	}
+	for _, e := range slices.Backward(entries) {
+		if e.Type == Directory {
+			if err := root.Chmod(filepath.FromSlash(e.Path), onDisk(e)); err != nil {
+				return fmt.Errorf("unpacking: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// clash explains why a name can't be made: where the file system takes two names
+// for one, the tree is not what the image says.
+func clash(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return hostile("two names of the image are one on this file system: %s", err)
+	}
+	return fmt.Errorf("unpacking: %w", err)
+}
+
+// write writes the bytes of one entry under all its names.
+func write(root *os.Root, names []Entry, r io.Reader) error {
+	for i, e := range names {
+		p := filepath.FromSlash(e.Path)
+		if i > 0 {
+			if err := root.Link(filepath.FromSlash(names[0].Path), p); err != nil {
+				return clash(err)
+			}
+			continue
+		}
+		f, err := root.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return clash(err)
+		}
+		_, err = io.Copy(f, r)
+		if err = errors.Join(err, f.Chmod(onDisk(e)), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ErrAltered says that an unpacked tree is not the image's.
+var ErrAltered = errors.New("the unpacked tree is not the image's")
+
+// Verify reads an unpacked tree whole and compares it with t: every name, type,
+// mode, link and byte, and nothing besides.
+func (t *Tree) Verify(ctx context.Context, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("reading an unpacked image: %w", err)
+	}
+	defer root.Close()
+	want := map[string]Entry{}
+	for _, e := range t.Entries() {
+		want[e.Path] = e
+	}
+	read := map[inode]hallmark.Digest{}
+	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == "." {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		e, ok := want[p]
+		if !ok {
+			return fmt.Errorf("%s: %w", p, ErrAltered)
+		}
+		delete(want, p)
+		return same(root, p, e, read)
+	})
+	if err != nil {
+		return fmt.Errorf("reading an unpacked image: %w", err)
+	}
+	if len(want) > 0 {
+		return fmt.Errorf("reading an unpacked image: %d names are gone: %w", len(want), ErrAltered)
+	}
+	return nil
+}
+
+// same compares one name on the disk with its entry.
+func same(root *os.Root, p string, e Entry, read map[inode]hallmark.Digest) error {
+	other := fmt.Errorf("%s: %w", p, ErrAltered)
+	st, err := root.Lstat(filepath.FromSlash(p))
+	if err != nil {
+		return err
+	}
+	types := map[Type]fs.FileMode{Directory: fs.ModeDir, File: 0, Symlink: fs.ModeSymlink}
+	if st.Mode().Type() != types[e.Type] {
+		return other
+	}
+	if e.Type == Symlink {
+		if to, err := root.Readlink(filepath.FromSlash(p)); err != nil || to != e.Target {
+			return other
+		}
+		return nil
+	}
+	if st.Mode() != onDisk(e)|types[e.Type] {
+		return other
+	}
+	if e.Type == Directory {
+		return nil
+	}
+	id, ok := inodeOf(st)
+	if !ok || st.Size() != e.Size {
+		return other
+	}
+	if _, ok := read[id]; !ok {
+		f, err := root.Open(filepath.FromSlash(p))
+		if err != nil {
+			return err
+		}
+		d, _, err := hallmark.DigestFrom(f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		read[id] = d
+	}
+	if read[id] != e.Digest {
+		return other
+	}
+	return nil
+}

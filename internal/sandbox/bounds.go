@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// bounds watches, while a program runs, that its limits are still there and that
+// what it writes stays within them.
+type bounds struct {
+	pid   int
+	group *cgroup
+	disk  *disk
+	limit int64 // bytes of disk
+
+	hit  chan breach // one word at most
+	stop chan struct{}
+	done chan struct{}
+
+	looks int // at the disk; read after done
+	ended bool
+}
+
+// breach is why a program has to be stopped.
+type breach struct {
+	limit string   // that was hit
+	lost  []string // limits that vanished
+}
+
+const (
+	boundsEvery = 50 * time.Millisecond
+	// A look at the disk costs as much as the program wrote files; it gets at
+	// most this part of the time.
+	diskShare = 8
+)
+
+func newBounds(pid int, group *cgroup, spec Spec) (*bounds, error) {
+	d, err := newDisk(pid, spec)
+	if err != nil {
+		return nil, err
+	}
+	b := &bounds{pid: pid, group: group, disk: d, limit: spec.Limits.Disk, hit: make(chan breach, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	go b.watch()
+	return b, nil
+}
+
+func (b *bounds) watch() {
+	defer close(b.done)
+	tick := time.NewTicker(boundsEvery)
+	defer tick.Stop()
+	var rest time.Time
+	for {
+		select {
+		case <-b.stop:
+			return
+		case now := <-tick.C:
+			if lost := b.group.lost(b.pid); len(lost) > 0 {
+				b.hit <- breach{lost: lost}
+				return
+			}
+			if now.Before(rest) {
+				continue
+			}
+			used, full := b.disk.used()
+			b.looks++
+			rest = time.Now().Add(diskShare * time.Since(now))
+			if used > b.limit || full {
+				b.hit <- breach{limit: "disk"}
+				return
+			}
+		}
+	}
+}
+
+// last looks once more, when the program was stopped but its first process was
+// not waited for; it ends the watching.
+func (b *bounds) last() breach {
+	if b.ended {
+		return breach{}
+	}
+	b.ended = true
+	close(b.stop)
+	<-b.done
+	defer b.disk.close()
+	select {
+	case found := <-b.hit:
+		return found
+	default:
+	}
+	used, full := b.disk.used()
+	b.looks++
+	if used > b.limit || full {
+		return breach{limit: "disk", lost: b.group.lost(b.pid)}
+	}
+	return breach{lost: b.group.lost(b.pid)}
+}
+
+func (b *bounds) guarantee() Guarantee {
+	return Guarantee{"disk-limit", b.looks > 0, "at most " + strconv.FormatInt(b.limit, 10) + " bytes in sum (workspace, caches, memory file systems, files without a name), looked at " + strconv.Itoa(b.looks) + " times while it ran"}
+}
+
+// mapsOnly reports whether the user map of a process, as we see it, has exactly
+// our one line.
+func mapsOnly(table string, inside, outside int) bool {
+	f := strings.Fields(table)
+	return len(f) == 3 && f[0] == strconv.Itoa(inside) && f[1] == strconv.Itoa(outside) && f[2] == "1"
+}

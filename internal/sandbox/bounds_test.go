@@ -1,0 +1,253 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestDiskIsBoundedWhileItRuns: a program that fills whatever takes bytes is
+// ended, long before its time is over: one big file, many small ones, a file
+// without a name, memory file systems, and several of them that are each within
+// the limit.
+func TestDiskIsBoundedWhileItRuns(t *testing.T) {
+	const wait = "; sleep 1000"
+	for name, script := range map[string]string{
+		"one file": `head -c 15M /dev/zero >big; head -c 15M /dev/zero >big2`,
+		"small files": `python3 -c 'import os
+for i in range(200000): open("f%d" % i, "w").write("x")'`,
+		"empty files": `mkdir d; python3 -c 'import os
+for i in range(200000): os.close(os.open("d/%d" % i, os.O_CREAT))'`,
+		"no name": `python3 -c 'import os, time
+for k in (1, 2):
+    f = os.open("gone", os.O_CREAT | os.O_WRONLY); os.unlink("gone")
+    for i in range(12): os.write(f, bytes(1<<20))
+time.sleep(1000)'`,
+		"shared memory": `for i in 1 2 3 4 5 6 7 8 9 10; do head -c 1M /dev/zero >/dev/shm/$i; done; head -c 15M /dev/zero >/tmp/x; head -c 5M /dev/zero >y`,
+		"in sum":        `head -c 7M /dev/zero >a; head -c 7M /dev/zero >/tmp/b; head -c 7M /dev/zero >/cache/c`,
+		"deep": `python3 -c 'import os
+for i in range(3000): os.mkdir("d"); os.chdir("d")'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			lower, scratch, cache := filepath.Join(dir, "lower"), filepath.Join(dir, "scratch"), filepath.Join(dir, "cache")
+			id := HostID()
+			if err := errors.Join(os.MkdirAll(lower, 0o755), NewScratch(scratch, id), NewScratch(cache, id)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.Chmod(filepath.Join(scratch, "work", "work"), 0o700) })
+			var out bytes.Buffer
+			rep, err := open(t).RunAs(t.Context(), id, Spec{Argv: []string{"sh", "-c", script + wait}, Env: []string{"PATH=" + Path()}, Dir: "/workspace", Stdout: &out, Stderr: &out,
+				Workspace: &Workspace{Lower: lower, Scratch: scratch, Target: "/workspace"}, Mounts: []Mount{{Source: cache, Target: "/cache", Writable: true}},
+				Limits: Limits{Wall: 40 * time.Second, Disk: 16 << 20}})
+			if err != nil || rep.LimitHit != "disk" {
+				t.Fatalf("%v %+v\n%s", err, rep, &out)
+			}
+			if !holds(rep, "disk-limit") {
+				t.Errorf("%+v", rep.Guarantees)
+			}
+			if name == "deep" {
+				os.RemoveAll(dir)
+			}
+		})
+	}
+}
+
+// TestLimitThatVanishes: someone with the rights to do so moves the program out
+// of its group and removes it, or raises the number. The program is ended, the
+// report says which limit is gone, and no group is left.
+func TestLimitThatVanishes(t *testing.T) {
+	probe := newCgroup(Limits{}.defaults())
+	probe.remove()
+	if len(probe.bounds) == 0 {
+		t.Skip("no control group can be made here")
+	}
+	for name, attack := range map[string]func(g *cgroup, pid int) error{
+		"removed": func(g *cgroup, pid int) error {
+			dir := g.dirs[probe.bounds[0].group]
+			top := filepath.Dir(dir)
+			for {
+				members, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+				if err != nil {
+					return err
+				}
+				for _, m := range strings.Fields(string(members)) { // one may have ended meanwhile
+					os.WriteFile(filepath.Join(top, "cgroup.procs"), []byte(m), 0)
+				}
+				if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) {
+					return err
+				}
+			}
+		},
+		"raised": func(g *cgroup, pid int) error {
+			i := slices.IndexFunc(g.bounds, func(b bound) bool { return b.what == "pids" })
+			return os.WriteFile(g.bounds[i].file, []byte("max"), 0)
+		},
+		"left": func(g *cgroup, pid int) error {
+			b := g.bounds[0]
+			return os.WriteFile(filepath.Join(filepath.Dir(g.dirs[b.group]), "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := Spec{Argv: []string{"sleep", "1000"}, Env: []string{"PATH=" + Path()}, Dir: "/", Limits: Limits{Wall: time.Minute}.defaults()}
+			p, err := open(t).start(HostID(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.cleanup()
+			group, started := *p.group, make(chan error, 1)
+			// The control group is there as soon as the sandbox was started.
+			go func() {
+				for !strings.Contains(procText(p.cmd.Process.Pid, "/task/"+strconv.Itoa(p.cmd.Process.Pid)+"/children"), " ") {
+				}
+				started <- attack(&group, p.cmd.Process.Pid)
+			}()
+			rep, err := p.serve(t.Context(), time.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := <-started; err != nil {
+				t.Fatal(err)
+			}
+			if len(rep.Lost) == 0 || rep.ExitCode == 0 || rep.LimitHit != "" || holds(rep, rep.Lost[0]+"-limit") {
+				t.Errorf("report %+v", rep)
+			}
+			p.cleanup()
+			for _, dir := range group.dirs {
+				if _, err := os.Stat(dir); err == nil {
+					t.Errorf("%s is left", dir)
+				}
+			}
+		})
+	}
+}
+
+func procText(pid int, file string) string {
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + file)
+	return string(b)
+}
+
+// TestForkBombIsBounded also where no control group is to be had.
+func TestForkBombIsBounded(t *testing.T) {
+	out, rep := sh(t, `python3 -c '
+import os, time
+n = 0
+try:
+    while n < 500:
+        if os.fork() == 0: time.sleep(1000)
+        n += 1
+except OSError: pass
+print("made", n)'`, func(s *Spec) { s.Limits.PIDs = 40 })
+	n, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(out, "made")))
+	if err != nil || !holds(rep, "pids-limit") || n > 40 {
+		t.Errorf("%d processes: %+v\n%s", n, rep, out)
+	}
+}
+
+// TestEgressIsToldWhileItRuns: the program waits for what the one who hears of
+// its attempt sends.
+func TestEgressIsToldWhileItRuns(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var heard []Egress
+	out, rep := sh(t, `timeout 20 bash -c 'exec 3<>/dev/tcp/198.51.100.77/443' 2>/dev/null; cat`, func(s *Spec) {
+		s.Stdin = r
+		s.OnEgress = func(e Egress) {
+			heard = append(heard, e)
+			w.WriteString("told\n")
+			w.Close()
+		}
+	})
+	if rep.ExitCode != 0 || out != "told\n" || len(heard) != 1 || len(rep.Egress) != 1 {
+		t.Fatalf("%+v heard %+v\n%s", rep, heard, out)
+	}
+	if e := heard[0]; e.Address != "198.51.100.77:443" || !strings.HasSuffix(e.Program, "bash") || e.PID == 0 || e.Process != "bash" {
+		t.Errorf("heard %+v", e)
+	}
+	if !holds(rep, "egress-recorded") {
+		t.Error("an attempt was seen, and the guarantee does not hold")
+	}
+}
+
+// TestUndumpableIsLookedAt: closing oneself to /proc is no way past the watcher.
+func TestUndumpableIsLookedAt(t *testing.T) {
+	out, rep := sh(t, `python3 -c '
+import ctypes, socket
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen()
+socket.create_connection(s.getsockname()); print("local")
+try: socket.create_connection(("203.0.113.5", 80))
+except OSError as e: print(e)'`, nil)
+	if !strings.Contains(out, "local") || len(rep.Egress) != 1 || rep.Egress[0].Address != "203.0.113.5:80" {
+		t.Errorf("%+v\n%s", rep.Egress, out)
+	}
+}
+
+// TestDelegation: groups are made in the nearest place that hands the
+// controllers down. Files stand for the kernel's, which this machine may not have.
+func TestDelegation(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		p := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self := filepath.Join(t.TempDir(), "cgroup")
+	if err := os.WriteFile(self, []byte("4:memory:/old\n0::/user.slice/app.scope\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := delegation(root, self); ok {
+		t.Error("delegated without a hierarchy")
+	}
+	write("cgroup.controllers", "hugetlb")
+	if _, ok := delegation(root, self); ok {
+		t.Error("delegated without the controllers")
+	}
+	write("cgroup.controllers", "cpu memory pids")
+	write("cgroup.subtree_control", "cpu memory pids")
+	write("user.slice/cgroup.subtree_control", "memory pids")
+	write("user.slice/app.scope/cgroup.subtree_control", "")
+	if dir, ok := delegation(root, self); !ok || dir != filepath.Join(root, "user.slice") {
+		t.Errorf("%s %t, want the slice, which is nearer than the root", dir, ok)
+	}
+	write("cgroup.subtree_control", "")
+	write("user.slice/cgroup.subtree_control", "memory")
+	own := "user.slice/app.scope/"
+	write(own+"cgroup.controllers", "cpu memory pids")
+	write(own+"cgroup.procs", "1\n2\n")
+	if _, ok := delegation(root, self); ok {
+		t.Error("took a group in which others live")
+	}
+	write(own+"cgroup.procs", strconv.Itoa(os.Getpid())+"\n")
+	dir, ok := delegation(root, self)
+	if !ok || dir != filepath.Join(root, filepath.FromSlash(strings.TrimSuffix(own, "/"))) {
+		t.Errorf("%s %t, want our own", dir, ok)
+	}
+	if b, _ := os.ReadFile(filepath.Join(root, own, "cgroup.subtree_control")); string(b) != "+memory +pids +cpu" {
+		t.Errorf("handed down %q", b)
+	}
+	if got := ownGroup(root, "memory", self); got != filepath.Join(root, "memory") {
+		t.Errorf("version 1: %s", got)
+	}
+	write("memory/old/x", "")
+	if got := ownGroup(root, "memory", self); got != filepath.Join(root, "memory", "old") {
+		t.Errorf("version 1: %s", got)
+	}
+}

@@ -1,0 +1,136 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// To tell which process made, moved or removed a name, the kernel has to give
+// directories handles that last, which an overlay can do only when root of the
+// machine mounts it; and the file system must be the sandbox's own, or we would
+// hear of everybody's names. Therefore under root we mount what a traced program
+// can write to ourselves, and the first process only puts it into its place.
+
+// overlays are mounts that the first process is given.
+type overlays struct {
+	files []*os.File
+	names map[string]int // what furnish calls it: index in files
+	dirs  []string       // to be removed
+}
+
+// mountOverlays mounts the writable directories of a traced sandbox.
+func mountOverlays(spec Spec) (o *overlays, err error) {
+	o = &overlays{names: map[string]int{}}
+	if spec.Trace == nil || os.Geteuid() != 0 {
+		return o, nil
+	}
+	defer func() {
+		if err != nil {
+			o.close()
+			o.remove()
+		}
+	}()
+	if w := spec.Workspace; w != nil {
+		if err := o.add("workspace", w.Lower, Upper(w.Scratch), filepath.Join(w.Scratch, "work")); err != nil {
+			return o, err
+		}
+	}
+	for i, m := range spec.Mounts {
+		st, err := os.Stat(m.Source)
+		if err != nil || !m.Writable || !st.IsDir() {
+			continue // what is wrong with it is told when it is mounted
+		}
+		beside, err := os.MkdirTemp(filepath.Dir(m.Source), ".overlay-")
+		if err != nil {
+			return o, fmt.Errorf("making a directory beside %s: %w", m.Source, err)
+		}
+		o.dirs = append(o.dirs, beside)
+		lower, work := filepath.Join(beside, "lower"), filepath.Join(beside, "work")
+		if err := errors.Join(os.Mkdir(lower, 0o755), os.Mkdir(work, 0o755)); err != nil {
+			return o, fmt.Errorf("making a directory beside %s: %w", m.Source, err)
+		}
+		if err := o.add(strconv.Itoa(i), lower, m.Source, work); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func (o *overlays) add(name, lower, upper, work string) error {
+	// The last sandbox on the same directories lets go of them a little after its
+	// end.
+	for end := time.Now().Add(5 * time.Second); ; {
+		fd, err := overlay(lower, upper, work)
+		if err == nil {
+			o.names[name] = len(o.files)
+			o.files = append(o.files, os.NewFile(uintptr(fd), name))
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return fmt.Errorf("mounting %s over %s: %w", upper, lower, err)
+		}
+		unix.Poll(nil, 2)
+	}
+}
+
+// overlay makes a mount that is in no place yet.
+func overlay(lower, upper, work string) (int, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	for _, o := range [][2]string{{"lowerdir+", lower}, {"upperdir", upper}, {"workdir", work}, {"index", "on"}, {"nfs_export", "on"}} {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return -1, fmt.Errorf("%s: %w", o[0], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+}
+
+// given tells the first process which descriptors it has, from the first on.
+func (o *overlays) given(first int) map[string]int {
+	out := map[string]int{}
+	for name, i := range o.names {
+		out[name] = first + i
+	}
+	return out
+}
+
+func (o *overlays) close() {
+	for _, f := range o.files {
+		f.Close()
+	}
+	o.files = nil
+}
+
+// remove removes the directories; the mounts must be gone.
+func (o *overlays) remove() {
+	for _, d := range o.dirs {
+		os.RemoveAll(d)
+	}
+}
+
+// place puts a given mount into the room.
+func (f *furniture) place(name, target string) bool {
+	fd, ok := f.given[name]
+	if !ok || f.err != nil {
+		return ok
+	}
+	f.do("making "+target, os.MkdirAll(newRoot+target, 0o755))
+	f.do("mounting "+target, unix.MoveMount(fd, "", unix.AT_FDCWD, newRoot+target, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	unix.Close(fd)
+	return true
+}
