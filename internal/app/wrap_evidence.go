@@ -80,6 +80,7 @@ func (e *wrapEvidence) describeBuild(ctx context.Context, rep sandbox.Report) er
 		StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn, Tools: tools, Platform: platform(),
 		Files: e.source.count, Manifest: e.source.digest, Command: &e.command,
 	}
+	b.Platform["image"] = policy.ImageHost
 	e.command.WorkTree, b.Revision = e.source.describe()
 	tr, log, err := e.trace(ctx, rep)
 	if err != nil {
