@@ -34,6 +34,13 @@ const prSetPtracer = 0x59616d61
 // comes of it. It returns its exit code.
 func WrapMain() int {
 	runtime.LockOSThread() // its filter and its tracer are those of what it starts
+	// The tracer attaches to the first thread of the process, and the runtime may
+	// have put us on another one. A program that starts anew begins on the first.
+	if unix.Gettid() != os.Getpid() {
+		err := unix.Exec("/proc/self/exe", os.Args, os.Environ())
+		fmt.Fprintln(os.Stderr, "starting again on the first thread:", err)
+		return 1
+	}
 	say := json.NewEncoder(os.NewFile(fdWrapNotes, "notes"))
 	orders := bufio.NewReader(os.NewFile(fdOrder, "orders"))
 	// Signals of a terminal reach the command too; we only watch how it ends.
@@ -64,9 +71,6 @@ func WrapMain() int {
 }
 
 func prepareWrapped(orders *bufio.Reader) (*exec.Cmd, note, error) {
-	if unix.Gettid() != os.Getpid() {
-		return nil, note{}, errors.New("the first thread of this process is another one: what it starts would not be traced")
-	}
 	if err := unix.CloseRange(fdOrder, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, note{}, fmt.Errorf("keeping descriptors from the command: %w", err)
 	}
