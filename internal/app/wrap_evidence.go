@@ -76,7 +76,7 @@ func (e *wrapEvidence) describeBuild(ctx context.Context, rep sandbox.Report) er
 	requester := localRequester()
 	b := attest.Build{
 		Requester: &requester,
-		Pipeline: intoto.PipelineRef{Path: e.cfg.Step, Digest: e.digest}, BuilderID: intoto.BuilderWrap, Version: e.tool.Version,
+		Pipeline:  intoto.PipelineRef{Path: e.cfg.Step, Digest: e.digest}, BuilderID: intoto.BuilderWrap, Version: e.tool.Version,
 		StartedOn: rep.StartedOn, FinishedOn: rep.FinishedOn, Tools: tools, Platform: platform(),
 		Files: e.source.count, Manifest: e.source.digest, Command: &e.command,
 	}
