@@ -36,6 +36,14 @@ const (
 	// BuilderLocal is the builder.id of a build on a person's own machine: at
 	// most SLSA Build L1.
 	BuilderLocal = "https://hallmark-sc.github.io/builders/local"
+
+	// BuildTypeCommand is the buildType of one command of another CI system that
+	// hallmark wrap ran; pipeline is the command then, its path the step's name.
+	BuildTypeCommand = "https://hallmark-sc.github.io/build-types/command/v1"
+
+	// BuilderWrap is the builder.id of a wrapped command: it was recorded, not
+	// isolated, and ran beside the keys.
+	BuilderWrap = "https://hallmark-sc.github.io/builders/wrap"
 )
 
 // Extension fields, named by URI as in-toto asks, inside predicates of published

@@ -412,7 +412,8 @@ func Report(ctx context.Context, home, framework, format string, w io.Writer) er
 }
 
 // conformance gathers the verified statements of a home; the newest summary
-// names what the latest verdict rests on.
+// names what the latest verdict rests on. Those of wrapped commands don't count:
+// nothing but the command was looked at.
 func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
 	ev := conformance.Evidence{Mode: h.verifier.Roots().Mode}
 	rows, err := h.stores.index.Statements(ctx, "")
@@ -424,8 +425,7 @@ func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
 		return ev, err
 	}
 	statements := map[hallmark.Digest]hallmark.Digest{} // bundle to statement
-	var inputs []intoto.ResourceDescriptor
-	var newest time.Time
+	var all summaries
 	for _, r := range rows {
 		b, err := h.stores.blobs.Get(ctx, r.Bundle)
 		if err != nil {
@@ -450,15 +450,13 @@ func (h *Home) conformance(ctx context.Context) (conformance.Evidence, error) {
 		}
 		ev.Items = append(ev.Items, item)
 		statements[r.Bundle] = s.Digest()
-		if s.PredicateType() == intoto.PredicateVSA && !s.SignedAt().Before(newest) {
-			v, err := intoto.DecodePredicate[intoto.VSA](s.Statement())
-			if err != nil {
-				return ev, err
-			}
-			newest, inputs, ev.Summary = s.SignedAt(), v.InputAttestations, s.Digest()
+		if err := all.add(r.Bundle, s); err != nil {
+			return ev, err
 		}
 	}
-	for _, in := range inputs {
+	newest := all.newest()
+	ev.Summary = newest.digest
+	for _, in := range newest.inputs {
 		if d, ok := statements[hallmark.Digest("sha256:"+in.Digest["sha256"])]; ok {
 			ev.Inputs = append(ev.Inputs, d)
 		}

@@ -25,6 +25,8 @@ func Alias(name string, args []string, stdin io.Reader, stdout, stderr io.Writer
 		return trace.Main(), true
 	case sandbox.Alias:
 		return sandbox.Main(), true
+	case sandbox.WrapAlias:
+		return sandbox.WrapMain(), true
 	case scan.Alias:
 	default:
 		return 0, false

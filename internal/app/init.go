@@ -350,6 +350,8 @@ func makeRoots(id identityFile, keys *sign.Keyring, trusted []byte) (*verify.Roo
 				intoto.PredicateLink, intoto.PredicateTrace, intoto.PredicateSPDX, intoto.PredicateCycloneDX}},
 			{Name: "builder", Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/builder/local"},
 				PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderLocal}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
+			{Name: wrapperName, Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/builder/wrap"},
+				PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderWrap}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
 			{Name: "release", Key: &verify.Key{Hint: artifact.Hint, PublicKey: artifact.PEM},
 				PredicateTypes: []string{intoto.PredicateVSA}, VerifierIDs: []string{id.verifierID()}},
 		}, policySigners...),

@@ -83,7 +83,8 @@ func Rebuild(ctx context.Context, cfg RebuildConfig) (Rebuilt, error) {
 		return Rebuilt{}, err
 	}
 	r := rebuild{home: h, pc: pc, was: was, dir: ev.dir, events: func() ([]build.StepLog, error) {
-		return custody{statements: was.all, blob: ev.traced}.events("sha256:" + was.artifacts[0].Digest.Hex())
+		logs, _, err := custody{statements: was.all, blob: ev.traced}.events("sha256:" + was.artifacts[0].Digest.Hex())
+		return logs, err
 	}}
 	res, err := r.run(ctx, cfg.Out)
 	res.Same = ev.verifier.RootsDigest() == h.verifier.RootsDigest()

@@ -47,7 +47,7 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 		d := hallmark.Digest("")
 		if t.Log != "" {
 			var err error
-			if d, err = b.keepLog(ctx, s.Name, t, sum); err != nil {
+			if d, err = b.stores.keepLog(ctx, s.Name, t, sum); err != nil {
 				return out, err
 			}
 		}
@@ -74,14 +74,14 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	}
 	out.programs, out.written = sum.Programs(), sum.Written()
 	describeProcesses(&out.trace, sum)
-	if err := b.materials(ctx, &out, sum, origins); err != nil {
+	if err := out.materials(ctx, b.stores, sum, origins.Explain(sum), b.home.params.Unexplained); err != nil {
 		return out, err
 	}
 	return out, b.products(ctx, &out, sum, sandbox.Upper(scratch), whole)
 }
 
 // keepLog makes one event log a blob and takes it into the summary.
-func (b *builder) keepLog(ctx context.Context, step string, t build.Trace, sum *build.Summary) (hallmark.Digest, error) {
+func (s *stores) keepLog(ctx context.Context, step string, t build.Trace, sum *build.Summary) (hallmark.Digest, error) {
 	f, err := os.Open(t.Log)
 	if err != nil {
 		if t.Failure != "" {
@@ -91,7 +91,7 @@ func (b *builder) keepLog(ctx context.Context, step string, t build.Trace, sum *
 	}
 	defer f.Close()
 	// It may be larger than memory.
-	d, _, err := b.stores.blobs.PutFrom(ctx, f)
+	d, _, err := s.blobs.PutFrom(ctx, f)
 	if err != nil {
 		return "", fmt.Errorf("keeping the event log of step %s: %w", step, err)
 	}
@@ -171,13 +171,14 @@ func shorten(args []build.Raw) []string {
 	return out
 }
 
-func (b *builder) materials(ctx context.Context, out *traced, sum *build.Summary, origins build.Origins) error {
-	all := origins.Explain(sum)
+// materials keeps the list of everything that was read; files of no known origin
+// speak against the build unless they may.
+func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary, all []build.Material, unexplained bool) error {
 	m, err := build.Collate(all)
 	if err != nil {
 		return err
 	}
-	d, err := b.stores.blobs.Put(ctx, m.List)
+	d, err := st.blobs.Put(ctx, m.List)
 	if err != nil {
 		return fmt.Errorf("keeping the list of materials: %w", err)
 	}
@@ -192,7 +193,7 @@ func (b *builder) materials(ctx context.Context, out *traced, sum *build.Summary
 		out.trace.Unexplained = append(out.trace.Unexplained, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest})
 	}
 	for i, u := range m.Unexplained {
-		if b.home.params.Unexplained || i == 5 {
+		if unexplained || i == 5 {
 			break
 		}
 		out.reasons = append(out.reasons, hallmark.Reason{
@@ -264,33 +265,13 @@ func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
 
 // origins say where the files of a sandbox come from.
 func (b *builder) origins(in pipeline.Input, k kit) (build.Origins, error) {
-	o := build.Origins{Workspace: Workspace, Source: map[string]hallmark.Digest{}, Empty: []string{"/tmp", "/dev/shm", build.CacheDir}}
-	err := filepath.WalkDir(in.Export.Dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		rel, err := filepath.Rel(in.Export.Dir, p)
-		if err != nil {
-			return err
-		}
-		f, err := os.Open(p)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		o.Source[rel], _, err = hallmark.DigestFrom(f)
-		return err
-	})
-	if err != nil {
+	o := build.Origins{Workspace: Workspace, Empty: []string{"/tmp", "/dev/shm", build.CacheDir}}
+	var err error
+	if o.Source, err = digestsBelow(in.Export.Dir); err != nil {
 		return o, fmt.Errorf("hashing the source: %w", err)
 	}
-	packages, err := k.packages()
-	if err != nil {
+	if o.Places, err = k.places(); err != nil {
 		return o, err
-	}
-	o.Places = append(o.Places, build.Place{Prefix: "/", Origin: build.OriginToolchain, Owner: packages})
-	for _, p := range []string{"/proc", "/dev", "/sys"} {
-		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginKernel})
 	}
 	if k.cache != "" {
 		o.Places = append(o.Places, build.Place{Prefix: build.CacheDir, Origin: build.OriginCache, Owner: func(p string) (string, bool) {
@@ -310,6 +291,41 @@ func (b *builder) origins(in pipeline.Input, k kit) (build.Origins, error) {
 		o.Places = append(o.Places, build.Place{Prefix: m.Target, Origin: build.OriginDependency, Owner: owner})
 	}
 	return o, nil
+}
+
+// digestsBelow hashes every regular file of an exported tree.
+func digestsBelow(dir string) (map[string]hallmark.Digest, error) {
+	out := map[string]hallmark.Digest{}
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		out[rel], _, err = hallmark.DigestFrom(f)
+		return err
+	})
+	return out, err
+}
+
+// places are the packages of what builds, and what its kernel makes up.
+func (k kit) places() ([]build.Place, error) {
+	packages, err := k.packages()
+	if err != nil {
+		return nil, err
+	}
+	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: packages}}
+	for _, p := range []string{"/proc", "/dev", "/sys"} {
+		out = append(out, build.Place{Prefix: p, Origin: build.OriginKernel})
+	}
+	return out, nil
 }
 
 // goModule is the module that a file of a module cache belongs to. The list of

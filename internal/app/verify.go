@@ -371,9 +371,11 @@ func inputsOf(all map[hallmark.Digest]verify.Statement, v intoto.VSA) ([]verify.
 	return out, nil
 }
 
-// contentOf reads revision and artifacts out of verified inputs.
+// contentOf reads revision and artifacts out of verified inputs. Without a source
+// statement the revision is that of the record of the build: a wrapped command has
+// no other.
 func contentOf(inputs []verify.Statement) (hallmark.Revision, []hallmark.Artifact) {
-	var rev hallmark.Revision
+	var rev, built hallmark.Revision
 	var subjects []hallmark.Artifact
 	for _, s := range inputs {
 		st := s.Statement()
@@ -381,6 +383,10 @@ func contentOf(inputs []verify.Statement) (hallmark.Revision, []hallmark.Artifac
 		case intoto.PredicateSource:
 			if p, err := intoto.DecodePredicate[intoto.SourceProvenance](st); err == nil {
 				rev = p.Revision
+			}
+		case intoto.PredicateLink:
+			if rec, err := intoto.CheckOf(st); err == nil && rec != nil && rec.Check == "build" {
+				built = rec.Revision
 			}
 		case intoto.PredicateSCAI:
 			sc, err := intoto.DecodePredicate[intoto.SCAI](st)
@@ -395,6 +401,9 @@ func contentOf(inputs []verify.Statement) (hallmark.Revision, []hallmark.Artifac
 				}
 			}
 		}
+	}
+	if rev == (hallmark.Revision{}) {
+		rev = built
 	}
 	return rev, subjects
 }

@@ -51,7 +51,7 @@ func ExplainFile(ctx context.Context, cfg VerifyConfig, file string) (Why, error
 		return Why{}, err
 	}
 	defer cust.close()
-	logs, err := cust.events(key)
+	logs, dir, err := cust.events(key)
 	if err != nil {
 		return Why{}, err
 	}
@@ -66,7 +66,7 @@ func ExplainFile(ctx context.Context, cfg VerifyConfig, file string) (Why, error
 	} else if path.IsAbs(file) {
 		name = build.Raw(path.Clean(file))
 	} else {
-		name = build.Raw(path.Join(Workspace, file))
+		name = build.Raw(path.Join(dir, file))
 	}
 	w.Versions = append(w.Versions, flow.Find(name, digest)...)
 	w.Readers = append(w.Readers, flow.Readers(name, digest)...)
@@ -78,10 +78,9 @@ func ExplainFile(ctx context.Context, cfg VerifyConfig, file string) (Why, error
 }
 
 // events are the event logs of the build that made a subject, by the digests of
-// its verified runtime trace.
-func (c custody) events(key string) ([]build.StepLog, error) {
+// its verified runtime trace, and the directory that relative names are below.
+func (c custody) events(key string) (out []build.StepLog, dir string, err error) {
 	alg, value, _ := strings.Cut(key, ":")
-	var out []build.StepLog
 	for _, s := range c.statements {
 		if s.PredicateType() != intoto.PredicateTrace {
 			continue
@@ -92,12 +91,16 @@ func (c custody) events(key string) ([]build.StepLog, error) {
 		}
 		t, err := intoto.DecodePredicate[intoto.RuntimeTrace](s.Statement())
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		if !named {
 			continue
 		}
-		out = nil // of several builds of the same bytes, the last
+		out, dir = nil, Workspace // of several builds of the same bytes, the last
+		var raw build.Raw         // of a wrapped command
+		if d, ok := t.Monitor.TracePolicy["directory"].(string); ok && raw.UnmarshalText([]byte(d)) == nil {
+			dir = string(raw)
+		}
 		for _, f := range t.MonitorLog.FileAccess {
 			step, ok := strings.CutPrefix(f.Name, "events of ")
 			if !ok {
@@ -105,15 +108,15 @@ func (c custody) events(key string) ([]build.StepLog, error) {
 			}
 			b, err := c.blob(hallmark.Digest("sha256:" + f.Digest["sha256"]))
 			if err != nil {
-				return nil, err
+				return nil, "", err
 			}
 			out = append(out, build.StepLog{Step: step, Log: bytes.NewReader(b)})
 		}
 	}
 	if out == nil {
-		return nil, hallmark.Errorf(hallmark.KindNotFound, "no trace of the build of %s is in the evidence", key)
+		return nil, "", hallmark.Errorf(hallmark.KindNotFound, "no trace of the build of %s is in the evidence", key)
 	}
-	return out, nil
+	return out, dir, nil
 }
 
 // traceDir is where a result directory has event logs and lists of files.

@@ -41,6 +41,7 @@ type Build struct {
 	Files        int             // files of the source tree
 	Manifest     hallmark.Digest // of the manifest of the source tree
 	Record       hallmark.CheckRecord
+	Command      *Command          // nil for a build of a pipeline
 	Parameters   map[string]string // external ones that were given
 	Requester    *intoto.Requester
 	Rule         *Rule // of the build policy, that permitted the build
@@ -199,10 +200,9 @@ func Environment(b Build) (intoto.Statement, error) {
 			Attribute: name, Conditions: map[string]any{"guarantee": g.Name, "detail": g.Detail},
 		})
 	}
-	for _, a := range b.Trace.environment() {
-		s.Attributes = append(s.Attributes, a)
-	}
-	return statement(intoto.PredicateSCAI, subjectRevision(b.Revision), s)
+	s.Attributes = append(s.Attributes, b.Trace.environment()...)
+	s.Attributes = append(s.Attributes, b.Command.environment()...)
+	return statement(intoto.PredicateSCAI, b.sources(), s)
 }
 
 func toolAttribute(t Tool) string {
@@ -225,12 +225,12 @@ func Process(b Build) (intoto.Statement, error) {
 		egress = []Egress{}
 	}
 	rec := b.Record
+	by := map[string]any{
+		"steps": steps, "egress": egress, "startedOn": b.StartedOn, "finishedOn": b.FinishedOn, "programs": b.Trace.programs(),
+	}
+	b.Command.process(by, b.Pipeline)
 	return statement(intoto.PredicateLink, b.products(), intoto.Link{
-		Name: intoto.NameProcess, Command: []string{}, Materials: []intoto.ResourceDescriptor{revisionMaterial(b.Revision)},
-		Byproducts: map[string]any{
-			"steps": steps, "egress": egress, "pipeline": b.Pipeline,
-			"startedOn": b.StartedOn, "finishedOn": b.FinishedOn, "programs": b.Trace.programs(),
-		},
+		Name: intoto.NameProcess, Command: b.Command.argv(), Materials: b.sourceMaterial(), Byproducts: by,
 		Environment: map[string]any{"builder": b.BuilderID},
 		Check:       &rec,
 	})
@@ -260,9 +260,11 @@ func Artifacts(b Build, intermediate []intoto.ResourceDescriptor) (intoto.Statem
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{Attribute: "INTERMEDIATE_ARTIFACT", Target: &d})
 	}
 	for _, st := range b.Steps {
-		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
-			Attribute: "STEP_LOG", Target: &intoto.ResourceDescriptor{Name: "log of " + st.Name, Digest: sha256Of(st.Log)},
-		})
+		if st.Log != "" {
+			s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
+				Attribute: "STEP_LOG", Target: &intoto.ResourceDescriptor{Name: "log of " + st.Name, Digest: sha256Of(st.Log)},
+			})
+		}
 		if st.Events != "" {
 			s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
 				Attribute: "STEP_EVENTS", Target: &intoto.ResourceDescriptor{Name: "events of " + st.Name, Digest: sha256Of(st.Events)},
@@ -281,7 +283,7 @@ func Provenance(b Build) (intoto.Statement, error) {
 	id := hallmark.DigestOf(fmt.Appendf(nil, "%s %s %s", b.Revision.Commit, b.Pipeline.Digest, b.StartedOn.Format(time.RFC3339Nano)))
 	return statement(intoto.PredicateProvenance, b.products(), intoto.Provenance{
 		BuildDefinition: intoto.BuildDefinition{
-			BuildType: intoto.BuildTypePipeline,
+			BuildType: b.buildType(),
 			ExternalParameters: intoto.ExternalParameters{
 				Repository: b.Revision.Repository, Ref: b.Revision.Ref, Revision: b.Revision.Commit, Pipeline: b.Pipeline, Parameters: b.Parameters,
 			},
@@ -391,7 +393,7 @@ func PolicyStatement(document hallmark.Digest, version int, previous hallmark.Di
 // when the build failed before there were any.
 func (b Build) products() []intoto.ResourceDescriptor {
 	if len(b.Artifacts) == 0 {
-		return subjectRevision(b.Revision)
+		return b.sources()
 	}
 	var out []intoto.ResourceDescriptor
 	for _, a := range b.Artifacts {
@@ -401,10 +403,9 @@ func (b Build) products() []intoto.ResourceDescriptor {
 }
 
 func (b Build) materials() []intoto.ResourceDescriptor {
-	out := []intoto.ResourceDescriptor{
-		revisionMaterial(b.Revision),
-		{Name: b.Pipeline.Path, Digest: sha256Of(b.Pipeline.Digest), Annotations: map[string]any{"role": "pipeline"}},
-	}
+	out := append(b.sourceMaterial(), intoto.ResourceDescriptor{
+		Name: b.Pipeline.Path, Digest: sha256Of(b.Pipeline.Digest), Annotations: map[string]any{"role": b.Command.role()},
+	})
 	for _, d := range b.Dependencies {
 		out = append(out, intoto.ResourceDescriptor{Name: d.Name, URI: d.PURL, Digest: d.Digests, Annotations: map[string]any{"role": "dependency"}})
 	}

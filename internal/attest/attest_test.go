@@ -78,6 +78,21 @@ func observed() attest.Build {
 	return b
 }
 
+// wrapped is a command of another CI system, in a work tree that was clean or not.
+func wrapped(dirty bool) attest.Build {
+	b := observed()
+	b.Pipeline, b.BuilderID, b.Dependencies = intoto.PipelineRef{Path: "make", Digest: digest("command")}, intoto.BuilderWrap, nil
+	b.Steps = []attest.Step{{Name: "make", Command: []string{"make", "app"}, StartedOn: at(3), FinishedOn: at(4), Events: digest("events")}}
+	b.Trace.Hermetic = false
+	b.Command = &attest.Command{Argv: []string{"make", "app"}, Dir: "/src/app", Variables: []string{"HOME", "TOKEN"},
+		WorkTree: &attest.WorkTree{Commit: revision().Commit, Tree: revision().Tree}}
+	if dirty {
+		b.Command.WorkTree.Dirty, b.Command.WorkTree.Differs = true, "main.c"
+		b.Revision, b.Artifacts = hallmark.Revision{}, nil
+	}
+	return b
+}
+
 // failed is a build that ended before there was an artifact.
 func failed() attest.Build {
 	b := build()
@@ -120,6 +135,15 @@ func statements(t *testing.T) map[string]intoto.Statement {
 	add("artifacts-traced")(attest.Artifacts(observed(), nil))
 	add("provenance-traced")(attest.Provenance(observed()))
 	add("runtime-trace")(attest.RuntimeTrace(observed()))
+	add("environment-wrapped")(attest.Environment(wrapped(false)))
+	add("environment-wrapped-dirty")(attest.Environment(wrapped(true)))
+	add("process-wrapped")(attest.Process(wrapped(false)))
+	add("process-wrapped-dirty")(attest.Process(wrapped(true)))
+	add("materials-wrapped")(attest.Materials(wrapped(false)))
+	add("materials-wrapped-dirty")(attest.Materials(wrapped(true)))
+	add("artifacts-wrapped")(attest.Artifacts(wrapped(false), nil))
+	add("provenance-wrapped")(attest.Provenance(wrapped(false)))
+	add("runtime-trace-wrapped")(attest.RuntimeTrace(wrapped(false)))
 	s := attest.Summary{Subjects: attest.Products(build()), VerifierID: "https://v.example", Version: "v1", Time: at(5), ResourceURI: "git+https://example.org/app",
 		Policy: digest("policy"), Inputs: []hallmark.Digest{digest("1"), digest("2")}, Allowed: true, Levels: []string{"SLSA_BUILD_LEVEL_1"}, Verdict: digest("verdict")}
 	add("vsa-passed")(attest.VSA(s))

@@ -91,9 +91,12 @@ func RuntimeTrace(b Build) (intoto.Statement, error) {
 				"events": []string{"fork", "exec", "exit", "read", "write", "make", "rename", "link", "remove", "connect", "unstable"},
 			},
 		},
-		MonitoredProcess: intoto.TraceProcess{HostID: b.BuilderID, Type: intoto.BuildTypePipeline, Event: b.Revision.Commit},
+		MonitoredProcess: intoto.TraceProcess{HostID: b.BuilderID, Type: b.buildType(), Event: b.Revision.Commit},
 		MonitorLog:       intoto.TraceLog{Process: []any{}, Network: []any{}, FileAccess: []intoto.ResourceDescriptor{}},
 		Metadata:         intoto.TraceMetadata{BuildStartedOn: b.StartedOn, BuildFinishedOn: b.FinishedOn},
+	}
+	if b.Command != nil {
+		t.Monitor.TracePolicy["directory"] = b.Command.Dir
 	}
 	for _, p := range b.Trace.Processes {
 		t.MonitorLog.Process = append(t.MonitorLog.Process, p)

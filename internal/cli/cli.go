@@ -64,6 +64,10 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	var ended commandEnded
+	if errors.As(err, &ended) {
+		return ended.code
+	}
 	if !errors.Is(err, errDenied) {
 		s.report(err)
 	}
@@ -138,7 +142,8 @@ func rootCommand(s *streams) *cobra.Command {
 isolated build, attestations, signature, transparency log, policy. Anyone can
 check the verdict again, offline.
 
-Exit codes: 0 done or allowed, 1 could not decide or failed, 2 usage, 3 denied.`,
+Exit codes: 0 done or allowed, 1 could not decide or failed, 2 usage, 3 denied.
+hallmark wrap ends with the exit code of its command.`,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -155,7 +160,7 @@ Exit codes: 0 done or allowed, 1 could not decide or failed, 2 usage, 3 denied.`
 	root.PersistentFlags().StringVar(&s.home, "home", "", "home directory (default $HALLMARK_HOME or ~/.hallmark)")
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print a stream of typed messages, one JSON object a line")
 	root.AddCommand(
-		initCommand(s), runCommand(s), rebuildCommand(s), verifyCommand(s), explainCommand(s), replayCommand(s),
+		initCommand(s), runCommand(s), wrapCommand(s), rebuildCommand(s), verifyCommand(s), explainCommand(s), replayCommand(s),
 		logCommand(s), policyCommand(s), imageCommand(s), advisoriesCommand(s), reportCommand(s), drillCommand(s), cacheCommand(s),
 		doctorCommand(s), schemaCommand(s), versionCommand(s),
 	)

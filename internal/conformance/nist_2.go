@@ -256,9 +256,10 @@ func nistBuild() []Requirement {
 			Section:  "technique",
 			Force:    "P",
 			Text:     "A CI command can be wrapped so that running it yields evidence (S-BLOG quotes: \"wrap commands from a CI tool with capabilities to gather evidence\").",
-			Rule:     "each step of .hallmark/pipeline.yaml is an ordinary command; running it yields the process statement",
+			Rule:     "hallmark wrap -- COMMAND runs one command of another CI system as it is and signs environment, process, runtime-trace, materials and artifacts of it, under a builder of its own that no policy trusts by default; each step of .hallmark/pipeline.yaml is an ordinary command too",
 			Evidence: []Selector{build()},
-			Tests:    []string{"script/run-allowed"},
+			Tests:    []string{"script/wrap-make", "script/wrap-command", "script/attack-wrap", "script/run-allowed"},
+			Limit:    "a wrapped command is recorded, not isolated: it runs beside the keys of the home",
 		},
 		{
 			ID:      "N074",

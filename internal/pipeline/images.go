@@ -115,7 +115,7 @@ func travels(s verify.Statement) bool {
 
 // layout are the files of an image artifact: an OCI layout with the evidence
 // about it, which is known only now and leaves the image's digest as it is.
-func (r *run) layout(o ImageOutput, evidence []Signed) (map[string]resultFile, error) {
+func (r *run) layout(o ImageOutput, evidence []Signed) (map[string]File, error) {
 	var about []image.Evidence
 	for _, e := range evidence {
 		st, err := r.cfg.Decider.Verify(e.JSON)
@@ -131,12 +131,12 @@ func (r *run) layout(o ImageOutput, evidence []Signed) (map[string]resultFile, e
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]resultFile{}
+	out := map[string]File{}
 	for name, b := range files {
-		out[name] = resultFile{b: b, mode: 0o644}
+		out[name] = File{Bytes: b, Mode: 0o644}
 	}
 	for _, d := range o.Blobs {
-		out["blobs/sha256/"+d.Hex()] = resultFile{blob: d, mode: 0o644}
+		out["blobs/sha256/"+d.Hex()] = File{Blob: d, Mode: 0o644}
 	}
 	return out, nil
 }

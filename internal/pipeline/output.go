@@ -25,8 +25,8 @@ import (
 // beside the final one, so that one rename publishes it.
 const partPrefix = ".hallmark-part-"
 
-// checkOut refuses a directory that holds anything but an earlier result.
-func checkOut(out string) error {
+// CheckOut refuses a directory that holds anything but an earlier result.
+func CheckOut(out string) error {
 	entries, err := os.ReadDir(out)
 	if os.IsNotExist(err) {
 		return nil
@@ -53,6 +53,13 @@ func (r *run) write(res Result, out string) error {
 	if err != nil {
 		return err
 	}
+	return Publish(files, out, r.cfg.Disk, func(d hallmark.Digest) ([]byte, error) { return r.cfg.Blobs.Get(r.ctx, d) })
+}
+
+// Publish makes a result directory of files, whose names may lie in directories of
+// it, and puts it in the place of an earlier one, which is all that may stand
+// there. get reads the bytes of files that name a blob.
+func Publish(files map[string]File, out string, disk durable.Disk, get func(hallmark.Digest) ([]byte, error)) error {
 	parent := filepath.Dir(filepath.Clean(out))
 	if err := durable.MakeDir(parent, 0o755); err != nil {
 		return err
@@ -63,7 +70,7 @@ func (r *run) write(res Result, out string) error {
 	}
 	defer lock.Close()       // as long as it is open, no other run sweeps the part
 	defer os.RemoveAll(part) // what the exchange leaves, or an unfinished part
-	if err := r.fill(files, part); err != nil {
+	if err := fill(files, part, disk, get); err != nil {
 		return err
 	}
 	if err := os.Chmod(part, 0o755); err != nil {
@@ -73,10 +80,10 @@ func (r *run) write(res Result, out string) error {
 		return err
 	}
 	// A run is long: what stands there now may not be what stood there then.
-	if err := checkOut(out); err != nil {
+	if err := CheckOut(out); err != nil {
 		return err
 	}
-	if err := r.cfg.Disk.Step(durable.Synced, out); err != nil {
+	if err := disk.Step(durable.Synced, out); err != nil {
 		return err
 	}
 	err = unix.Renameat2(unix.AT_FDCWD, part, unix.AT_FDCWD, out, unix.RENAME_EXCHANGE)
@@ -86,23 +93,23 @@ func (r *run) write(res Result, out string) error {
 	if err != nil {
 		return fmt.Errorf("publishing results: %w", err)
 	}
-	if err := r.cfg.Disk.Step(durable.Named, out); err != nil {
+	if err := disk.Step(durable.Named, out); err != nil {
 		return err
 	}
 	return durable.SyncDir(parent)
 }
 
-// resultFile is one file of a result directory.
-type resultFile struct {
-	b    []byte
-	blob hallmark.Digest // where set, the bytes are read when they are written
-	mode os.FileMode
+// File is one file of a result directory.
+type File struct {
+	Bytes []byte
+	Blob  hallmark.Digest // where set, the bytes are read when they are written
+	Mode  os.FileMode
 }
 
 // files are the contents of a result directory by name. No two things share a
 // name, and no name leads out of the directory.
-func (r *run) files(res Result) (map[string]resultFile, error) {
-	files := map[string]resultFile{}
+func (r *run) files(res Result) (map[string]File, error) {
+	files := map[string]File{}
 	var lines bytes.Buffer
 	var provenance []byte
 	for _, e := range append(slices.Clone(res.Evidence), res.VSA) {
@@ -123,10 +130,10 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 		"trusted_root.json": r.cfg.TrustedRoot, "roots.json": r.cfg.Roots, "release.pub": r.cfg.ReleaseKey,
 		"VERIFY.txt": r.instructions(res, provenance != nil),
 	} {
-		files[name] = resultFile{b: b, mode: 0o644}
+		files[name] = File{Bytes: b, Mode: 0o644}
 	}
 	for name, b := range r.cfg.PolicyFiles {
-		files["policy/"+name] = resultFile{b: b, mode: 0o644}
+		files["policy/"+name] = File{Bytes: b, Mode: 0o644}
 	}
 	r.traceFiles(files)
 	docs, err := r.render()
@@ -134,7 +141,7 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 		return nil, err
 	}
 	for _, d := range docs {
-		files[d.name] = resultFile{b: d.bytes, mode: 0o644}
+		files[d.name] = File{Bytes: d.bytes, Mode: 0o644}
 	}
 	check := func(name string) error {
 		if _, taken := files[name]; taken || name == "" || name == "." || name == ".." || name == "policy" || name == traceDir || strings.ContainsAny(name, "/\x00") {
@@ -151,13 +158,13 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 				return nil, fmt.Errorf("writing image %s: %w", a.Name, err)
 			}
 		} else {
-			files[a.Name] = resultFile{blob: a.Digest, mode: os.FileMode(a.Mode)&0o755 | 0o600}
+			files[a.Name] = File{Blob: a.Digest, Mode: os.FileMode(a.Mode)&0o755 | 0o600}
 		}
 		if provenance != nil {
 			if err := check(a.Name + ".sigstore.json"); err != nil {
 				return nil, err
 			}
-			files[a.Name+".sigstore.json"] = resultFile{b: provenance, mode: 0o644}
+			files[a.Name+".sigstore.json"] = File{Bytes: provenance, Mode: 0o644}
 		}
 	}
 	return files, nil
@@ -165,12 +172,12 @@ func (r *run) files(res Result) (map[string]resultFile, error) {
 
 // addLayout adds the directory of an image to the files. Its name is that of an
 // artifact, so nothing else is under it.
-func (r *run) addLayout(files map[string]resultFile, o ImageOutput, res Result) error {
+func (r *run) addLayout(files map[string]File, o ImageOutput, res Result) error {
 	own, err := r.layout(o, append(slices.Clone(res.Evidence), res.VSA))
 	if err != nil {
 		return err
 	}
-	files[o.File] = resultFile{mode: os.ModeDir | 0o755}
+	files[o.File] = File{Mode: os.ModeDir | 0o755}
 	for name, f := range own {
 		files[o.File+"/"+name] = f
 	}
@@ -178,7 +185,7 @@ func (r *run) addLayout(files map[string]resultFile, o ImageOutput, res Result) 
 }
 
 // fill writes files into dir and syncs them, but for the names in dir itself.
-func (r *run) fill(files map[string]resultFile, dir string) error {
+func fill(files map[string]File, dir string, disk durable.Disk, get func(hallmark.Digest) ([]byte, error)) error {
 	made := map[string]bool{"policy": true}
 	for name := range files {
 		for d := path.Dir(name); d != "."; d = path.Dir(d) {
@@ -193,21 +200,21 @@ func (r *run) fill(files map[string]resultFile, dir string) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
-		if f.mode.IsDir() {
+		if f.Mode.IsDir() {
 			continue
 		}
 		path := filepath.Join(dir, filepath.FromSlash(name))
-		if f.blob != "" {
-			b, err := r.cfg.Blobs.Get(r.ctx, f.blob)
+		if f.Blob != "" {
+			b, err := get(f.Blob)
 			if err != nil {
 				return fmt.Errorf("reading artifact %s: %w", name, err)
 			}
-			f.b = b
+			f.Bytes = b
 		}
-		if err := writeFile(path, f.b, f.mode); err != nil {
+		if err := writeFile(path, f.Bytes, f.Mode); err != nil {
 			return err
 		}
-		if err := r.cfg.Disk.Step(durable.Written, path); err != nil {
+		if err := disk.Step(durable.Written, path); err != nil {
 			return err
 		}
 	}
@@ -223,10 +230,10 @@ func (r *run) fill(files map[string]resultFile, dir string) error {
 // whose digests are in the evidence.
 const traceDir = "trace"
 
-func (r *run) traceFiles(files map[string]resultFile) {
+func (r *run) traceFiles(files map[string]File) {
 	add := func(name string, d hallmark.Digest) {
 		if d != "" {
-			files[traceDir+"/"+name] = resultFile{blob: d, mode: 0o644}
+			files[traceDir+"/"+name] = File{Blob: d, Mode: 0o644}
 		}
 	}
 	t := r.build.Facts.Trace

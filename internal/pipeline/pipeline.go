@@ -317,7 +317,7 @@ type Result struct {
 // A denial is a Result; an error means that no verdict could be made.
 func (p *Pipeline) Run(ctx context.Context, rev, out string) (Result, error) {
 	r := &run{cfg: p.cfg, ctx: ctx}
-	if err := checkOut(out); err != nil {
+	if err := CheckOut(out); err != nil {
 		return Result{}, err
 	}
 	if err := r.observe(rev); err != nil {

@@ -33,7 +33,7 @@ const (
 // decisionRevision counts the changes to what this file adds to the rules. It
 // is pinned with the capabilities, so that replay names the engine when a newer
 // one decides otherwise.
-const decisionRevision = 2
+const decisionRevision = 3
 
 // builtins are all that a policy may call: no clock, no randomness, no network,
 // no environment, so that a decision depends on its input alone.
@@ -331,6 +331,12 @@ func (e *Engine) notes(r Request, facts []fact) []string {
 	for _, f := range facts {
 		if f.BuilderID == intoto.BuilderLocal {
 			out = append(out, "built by a local builder, a person's own machine: at most SLSA Build L1")
+			break
+		}
+	}
+	for _, f := range facts {
+		if f.BuilderID == intoto.BuilderWrap {
+			out = append(out, "built by a wrapped command of another system: it was recorded, not isolated, and could reach the keys of this home")
 			break
 		}
 	}

@@ -180,10 +180,19 @@ func sameContent(a, b hallmark.Revision) bool {
 	return a.Commit != "" && a.Tree != "" && a.Commit == b.Commit && a.Tree == b.Tree && a.Repository == b.Repository
 }
 
+// byBuilder reports whether signer, build type and builder.id belong together: a
+// wrapped command has those of its own.
+func (f fact) byBuilder() bool {
+	if f.BuilderID == intoto.BuilderWrap {
+		return f.Signer == "wrapper" && f.BuildType == intoto.BuildTypeCommand
+	}
+	return f.Signer == "builder" && f.BuildType == intoto.BuildTypePipeline
+}
+
 // backs reports whether f is provenance of every subject, from this revision, by
 // one of the builders.
 func (f fact) backs(subjects []hallmark.Artifact, rev hallmark.Revision, builders []string) bool {
-	if f.PredicateType != intoto.PredicateProvenance || f.Signer != "builder" || f.External == nil || f.BuildType != intoto.BuildTypePipeline {
+	if f.PredicateType != intoto.PredicateProvenance || f.External == nil || !f.byBuilder() {
 		return false
 	}
 	if f.External.Revision != rev.Commit || f.External.Repository != rev.Repository || !slices.Contains(builders, f.BuilderID) {

@@ -230,7 +230,35 @@ named(p, a) if {
 
 reasons contains reason("SIGNER_NOT_AUTHORIZED_FOR_PREDICATE", "provenance", sprintf("provenance was signed by %s", [p.signer]), {"nearest": p.digest, "field": "signer"}) if {
 	some p in provenances
-	p.signer != "builder"
+	not by_builder(p)
+}
+
+# Each kind of build has a signer and a build type of its own: what was only
+# recorded can't pass for what was isolated.
+pipeline_type := "https://hallmark-sc.github.io/build-types/pipeline/v1"
+
+command_type := "https://hallmark-sc.github.io/build-types/command/v1"
+
+wrapped(p) if p.builderId == "https://hallmark-sc.github.io/builders/wrap"
+
+by_builder(p) if {
+	p.signer == "builder"
+	not wrapped(p)
+}
+
+by_builder(p) if {
+	p.signer == "wrapper"
+	wrapped(p)
+}
+
+known_type(p) if {
+	object.get(p, "buildType", "") == pipeline_type
+	not wrapped(p)
+}
+
+known_type(p) if {
+	object.get(p, "buildType", "") == command_type
+	wrapped(p)
 }
 
 reasons contains reason("BUILDER_NOT_TRUSTED", "provenance", sprintf("builder %s is not in build.builders", [p.builderId]), {"nearest": p.digest, "field": "runDetails.builder.id"}) if {
@@ -246,7 +274,7 @@ reasons contains reason("REVISION_MISMATCH", "provenance", "the provenance is of
 
 reasons contains reason("EXTERNAL_PARAMETERS_UNEXPECTED", "provenance", "the provenance has a build type whose parameters this policy does not know", {"nearest": p.digest, "field": "buildDefinition.buildType"}) if {
 	some p in provenances
-	object.get(p, "buildType", "") != "https://hallmark-sc.github.io/build-types/pipeline/v1"
+	not known_type(p)
 }
 
 # What was seen of the build spans the time that the provenance names.
@@ -295,6 +323,15 @@ reasons contains reason("EVIDENCE_MISSING", component, sprintf("there is no %s a
 	count(input.subjects) > 0
 	some component, want in components
 	not present(want)
+	not only_wrapped(component)
+}
+
+# A wrapped command has no inventory. Where the policy asks for the check sbom,
+# its record is missing.
+only_wrapped(component) if {
+	component in {"spdx", "cyclonedx"}
+	count(provenances) > 0
+	every p in provenances { wrapped(p) }
 }
 
 similar(want) := {"nearest": near[0].digest, "field": other(near[0])} if {

@@ -480,8 +480,11 @@ func dropPrivileges() error {
 	return nil
 }
 
-func installFilter() (int, error) {
-	prog := filter(memfdBound())
+func installFilter() (int, error) { return installListener(filter(memfdBound())) }
+
+// installListener installs a filter in this thread and what it starts, and
+// returns the descriptor on which its questions come.
+func installListener(prog []unix.SockFilter) (int, error) {
 	size := len(prog)
 	if size <= 0 || size > math.MaxUint16 {
 		return 0, fmt.Errorf("a system call filter of %d instructions", size)

@@ -290,7 +290,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	agent, err := p.record(n, watcher)
 	if err != nil {
 		watcher.abandon()
-		return fail("recording the sandbox: %w", err)
+		return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeTraceUnavailable, "recording the sandbox: %w", err)
 	}
 	p.report.StartedOn = clock()
 	watching := make(chan struct{})

@@ -12,11 +12,18 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == Alias {
+	switch filepath.Base(os.Args[0]) {
+	case Alias:
 		os.Exit(Main())
+	case WrapAlias:
+		os.Exit(WrapMain())
+	case trace.Alias:
+		os.Exit(trace.Main())
 	}
 	os.Exit(m.Run())
 }

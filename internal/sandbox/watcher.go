@@ -26,6 +26,7 @@ type watcher struct {
 	fd    int
 	pidfd int
 	clock func() time.Time
+	open  bool   // refuse nothing, only record: there is no network namespace
 	end   [2]int // pipe: closed to stop
 	// connected is told of every connection, loopback included, by the process
 	// that tries it; it may be nil, and is set before run.
@@ -134,7 +135,9 @@ func (w *watcher) run() {
 		}
 		r := seccompResp{ID: n.ID, Flags: flagGoOn}
 		if out := w.judge(n); out != nil {
-			r.Flags, r.Error = 0, -int32(unix.ENETUNREACH)
+			if !w.open {
+				r.Flags, r.Error = 0, -int32(unix.ENETUNREACH)
+			}
 			w.record(*out)
 		}
 		unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlSend, uintptr(unsafe.Pointer(&r)))
@@ -202,23 +205,32 @@ func (w *watcher) judge(n seccompNotif) *Egress {
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd), ioctlID, uintptr(unsafe.Pointer(&id))); e != 0 || errors.Is(failed, unix.ESRCH) {
 		return nil
 	}
-	if failed != nil {
-		return w.attempt(n, "unreadable") // what can't be looked at is refused
+	if failed != nil { // what can't be looked at is refused
+		if w.open && w.connected != nil {
+			w.connected(threadGroup(n.PID), "unreadable", false)
+		}
+		return w.attempt(n, "unreadable")
 	}
+	var first *Egress
 	for _, m := range all {
 		to, leaves := destination(m.address)
-		if to != "" && w.connected != nil && (w.probed || to != probeAddress(w.probe).String()) {
-			w.connected(threadGroup(n.PID), to, leaves)
+		if to == "" && w.open && len(m.address) >= 2 {
+			to = fmt.Sprintf("family:%d", binary.NativeEndian.Uint16(m.address))
 		}
-		if leaves {
-			e := w.attempt(n, to)
+		if to != "" && w.connected != nil && (w.probed || to != probeAddress(w.probe).String()) {
+			w.connected(threadGroup(n.PID), to, leaves && !w.open)
+		}
+		if leaves && first == nil {
+			first = w.attempt(n, to)
 			if strings.HasSuffix(to, ":53") {
-				e.Name = dnsQuestion(m.payload)
+				first.Name = dnsQuestion(m.payload)
 			}
-			return e
+			if !w.open { // nothing of the call will happen
+				break
+			}
 		}
 	}
-	return nil
+	return first
 }
 
 // message is what one system call sends to one address.

@@ -98,6 +98,7 @@ func newLab(t *testing.T) *lab {
 		Signers: []verify.Signer{
 			{Name: "observer", Certificate: &verify.Certificate{Issuer: "https://" + domain, SAN: "spiffe://" + domain + "/observer"}, PredicateTypes: all},
 			{Name: "builder", Certificate: &verify.Certificate{Issuer: "https://" + domain, SAN: "spiffe://" + domain + "/builder/local"}, PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderLocal}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
+			{Name: "wrapper", Certificate: &verify.Certificate{Issuer: "https://" + domain, SAN: "spiffe://" + domain + "/builder/wrap"}, PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderLocal, intoto.BuilderWrap}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
 			{Name: "release", Key: &artifact, PredicateTypes: []string{intoto.PredicateVSA}, VerifierIDs: []string{"https://v.test"}},
 			{Name: "policy", Key: &policy, PredicateTypes: []string{intoto.PredicatePolicy, intoto.PredicateGenesis}},
 		},
@@ -163,10 +164,11 @@ func TestWhoMaySignWhat(t *testing.T) {
 	may := map[sign.Identity]map[string]bool{
 		sign.Observer: {intoto.PredicateSource: true, intoto.PredicateTestResult: true, intoto.PredicateVulns: true, intoto.PredicateSCAI: true, intoto.PredicateLink: true, intoto.PredicateSPDX: true, intoto.PredicateCycloneDX: true},
 		sign.Builder:  {intoto.PredicateProvenance: true}, sign.Release: {intoto.PredicateVSA: true},
-		sign.Policy: {intoto.PredicatePolicy: true, intoto.PredicateGenesis: true},
-		0:           {}, 5: {}, -1: {},
+		sign.Policy:  {intoto.PredicatePolicy: true, intoto.PredicateGenesis: true},
+		sign.Wrapper: {intoto.PredicateProvenance: true},
+		0:            {}, 6: {}, -1: {},
 	}
-	names := map[sign.Identity]string{sign.Observer: "observer", sign.Builder: "builder", sign.Release: "release", sign.Policy: "policy"}
+	names := map[sign.Identity]string{sign.Observer: "observer", sign.Builder: "builder", sign.Release: "release", sign.Policy: "policy", sign.Wrapper: "wrapper"}
 	types := []string{"https://example.org/unknown"}
 	for p := range predicates {
 		types = append(types, p)

@@ -39,6 +39,7 @@ const (
 	Builder                      // short-lived certificate: provenance, with a permit
 	Release                      // artifact key: verification summaries
 	Policy                       // policy key: policies and the genesis entry
+	Wrapper                      // short-lived certificate: provenance of a wrapped command, with a permit
 )
 
 // may is who may sign which predicate types.
@@ -49,7 +50,7 @@ func may(id Identity, predicateType string) bool {
 			intoto.PredicateSource, intoto.PredicateTestResult, intoto.PredicateVulns, intoto.PredicateSCAI,
 			intoto.PredicateLink, intoto.PredicateTrace, intoto.PredicateSPDX, intoto.PredicateCycloneDX,
 		}, predicateType)
-	case Builder:
+	case Builder, Wrapper:
 		return predicateType == intoto.PredicateProvenance
 	case Release:
 		return predicateType == intoto.PredicateVSA
@@ -65,7 +66,7 @@ type Log interface {
 	Append(ctx context.Context, request *rekor.HashedRekordRequestV002) (*prekor.TransparencyLogEntry, error)
 }
 
-// Permit lets the builder identity sign one statement.
+// Permit lets a builder identity sign one statement.
 type Permit struct {
 	Statement   hallmark.Digest // of the statement's PAE
 	BuildPolicy hallmark.Digest // of the policy that decided
@@ -136,7 +137,7 @@ func (s *Signer) Sign(ctx context.Context, r Request) (Bundle, error) {
 	}
 	b := Bundle{PAE: intoto.PAE(intoto.PayloadType, r.Statement)}
 	b.Statement = hallmark.DigestOf(b.PAE)
-	if r.Identity == Builder {
+	if r.Identity == Builder || r.Identity == Wrapper {
 		if err := permitted(r.Permit, b.Statement); err != nil {
 			return Bundle{}, err
 		}
@@ -209,7 +210,7 @@ func (s *Signer) keyOf(id Identity, m *pbundle.VerificationMaterial) (*ecdsa.Pub
 			return nil, false
 		}
 		return &k.policy.PublicKey, m.GetPublicKey().GetHint() == k.Policy().Hint
-	case Observer, Builder:
+	case Observer, Builder, Wrapper:
 		cert, err := x509.ParseCertificate(m.GetCertificate().GetRawBytes())
 		if err != nil || cert.CheckSignatureFrom(k.ca.intermediate) != nil || len(cert.URIs) != 1 || cert.URIs[0].String() != s.san(id) {
 			return nil, false
@@ -227,6 +228,8 @@ func (s *Signer) san(id Identity) string {
 		return "spiffe://" + s.cfg.TrustDomain + "/observer"
 	case Builder:
 		return "spiffe://" + s.cfg.TrustDomain + "/builder/local"
+	case Wrapper:
+		return "spiffe://" + s.cfg.TrustDomain + "/builder/wrap"
 	case Release, Policy:
 	}
 	return ""
@@ -314,7 +317,7 @@ func (s *Signer) credential(id Identity, at time.Time) (*ecdsa.PrivateKey, *x509
 				"each signs with hallmark policy sign --key FILE")
 		}
 		return s.cfg.Keyring.policy, nil, nil
-	case Observer, Builder:
+	case Observer, Builder, Wrapper:
 	default:
 		return nil, nil, hallmark.Errorf(hallmark.KindInternal, "identity %d has no key", id)
 	}

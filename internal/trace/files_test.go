@@ -317,3 +317,39 @@ func TestNextStep(t *testing.T) {
 		}
 	})
 }
+
+// TestManyAtOnce: more large files wait for their hash at once than there are
+// hands to hash them, and some openers wait for the same one.
+func TestManyAtOnce(t *testing.T) {
+	const procs = 150
+	engines(t, func(t *testing.T, e trace.Engine) {
+		r := run(t, e, fmt.Sprintf(`cd /workspace; python3 - <<'E'
+import os
+r, w = os.pipe()
+for p in range(%d):
+    open('f%%d' %% p, 'wb').write(b'%%d' %% p * 200000)
+for p in range(%d):
+    if os.fork() == 0:
+        os.close(w); os.read(r, 1)
+        for n in ('f%%d' %% p, 'f0', '/deps/large'): open(n).read(1)
+        os._exit(0)
+os.close(w)
+for p in range(%d): os.wait()
+E`, procs, procs, procs), func(s *sandbox.Spec) {
+			place(t, s, nil)
+			deps := t.TempDir()
+			os.Chmod(deps, 0o755)
+			if err := os.WriteFile(filepath.Join(deps, "large"), make([]byte, 20<<20), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			mount(deps, "/deps")(s)
+			s.Limits.Disk = 1 << 30
+		}).whole(t)
+		for path, want := range map[string]int{"/workspace/f0": procs, "/deps/large": procs, "/workspace/f149": 1} {
+			if n := len(r.pick(build.EventRead, path)); n != want {
+				t.Errorf("%d of %d reads of %s", n, want, path)
+			}
+		}
+		r.read(t, "/workspace/f149", sha(strings.Repeat("149", 200000)))
+	})
+}

@@ -50,7 +50,11 @@ type kernel struct {
 	files map[inode]*file
 	known map[inode]*file // by what the kernel itself calls the file system and the inode
 	args  map[int]*running
-	jobs  chan job
+	// jobs wait for a worker without a bound: to wait for room with mu held would
+	// be to wait for oneself
+	jobs  []job
+	more  *sync.Cond
+	over  bool
 	hands sync.WaitGroup
 	busy  sync.WaitGroup // hashes that are not done
 	// batches are the events in hand; swept is when everything was taken last
@@ -80,7 +84,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	}
 	*k = kernel{
 		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
-		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, batches: map[*group][]fileEvent{}, jobs: make(chan job, 64), wake: -1, room: -1,
+		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, batches: map[*group][]fileEvent{}, wake: -1, room: -1,
 	}
 	defer func() {
 		if err != nil {
@@ -113,6 +117,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	if err := k.mark(s.PID); err != nil {
 		return err
 	}
+	k.more = sync.NewCond(&k.mu)
 	for range 2 {
 		k.hands.Add(1)
 		go k.work()
@@ -222,7 +227,10 @@ func (k *kernel) run(finish <-chan struct{}) {
 	for k.turn(true) {
 		k.busy.Wait()
 	}
-	close(k.jobs)
+	k.mu.Lock()
+	k.over = true
+	k.mu.Unlock()
+	k.more.Broadcast()
 	k.hands.Wait()
 	k.settle()
 	k.close()

@@ -214,14 +214,26 @@ func (k *kernel) hash(j job) {
 	j.file.hashing = true
 	k.busy.Add(1)
 	k.owed[j.event.pid]++
-	k.jobs <- j
+	k.jobs = append(k.jobs, j)
+	k.more.Signal()
 }
 
 // work hashes what is handed over.
 func (k *kernel) work() {
 	defer k.hands.Done()
 	through := make([]byte, 1<<20)
-	for j := range k.jobs {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for {
+		for len(k.jobs) == 0 && !k.over {
+			k.more.Wait()
+		}
+		if len(k.jobs) == 0 {
+			return
+		}
+		j := k.jobs[0]
+		k.jobs = k.jobs[1:]
+		k.mu.Unlock()
 		d, err := sum(j.event.fd, through)
 		k.mu.Lock()
 		j.file.hashing = false
@@ -233,7 +245,6 @@ func (k *kernel) work() {
 			k.event(e)
 			k.paid(e.pid)
 		}
-		k.mu.Unlock()
 		k.busy.Done()
 	}
 }

@@ -177,7 +177,7 @@ func (t *tracer) lost(th *thread, format string, args ...any) {
 // inside reports whether the program can change what has this name.
 func (t *tracer) inside(label string) bool {
 	for _, w := range t.subject.Writable {
-		if label == w || strings.HasPrefix(label, w+"/") {
+		if label == w || strings.HasPrefix(label, strings.TrimSuffix(w, "/")+"/") {
 			return true
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +47,7 @@ type recorder struct {
 	read    map[int]map[identity]struct{} // what a living process is known to have read
 	last    map[int]int                   // our number of the last process that ended under one of the kernel's
 	failure string
+	hidden  []Hidden // set before anything is recorded
 }
 
 func newRecorder(path string) (*recorder, error) {
@@ -99,6 +101,16 @@ func (r *recorder) fork(parent, child int) {
 	r.add(build.Event{Kind: build.EventFork, Process: r.live[parent], Child: r.next})
 }
 
+// Hide writes names in the place of values.
+func Hide(text string, hidden []Hidden) string {
+	for _, h := range hidden {
+		if len(h.Value) > 0 {
+			text = strings.ReplaceAll(text, string(h.Value), "${"+h.Name+"}")
+		}
+	}
+	return text
+}
+
 // exec records that a process became another program; args is what the kernel
 // laid out for it.
 func (r *recorder) exec(pid int, path string, d hallmark.Digest, args []string) {
@@ -106,7 +118,7 @@ func (r *recorder) exec(pid int, path string, d hallmark.Digest, args []string) 
 	defer r.mu.Unlock()
 	raw := make([]build.Raw, len(args))
 	for i, a := range args {
-		raw[i] = build.Raw(a)
+		raw[i] = build.Raw(Hide(a, r.hidden))
 	}
 	r.add(build.Event{Kind: build.EventExec, Process: r.live[pid], Path: build.Raw(path), Digest: d, Args: raw})
 }

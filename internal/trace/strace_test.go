@@ -48,6 +48,7 @@ type straceDir struct {
 	t     *testing.T
 	dir   string
 	known map[int]*seen
+	dirs  map[string]bool // that were made
 }
 
 // A line: call(arguments) = result. With -xx all text is \xHH, so that no text
@@ -161,9 +162,15 @@ func (d *straceDir) call(p *seen, m, text []string, cwd *string) {
 		name("remove", at(-1, 0), "")
 	case "unlinkat":
 		name("remove", at(0, 0), "")
-	case "mkdir", "mknod":
+	case "mkdir":
+		d.dirs[at(-1, 0)] = true
 		name("make", at(-1, 0), "")
-	case "mkdirat", "mknodat":
+	case "mkdirat":
+		d.dirs[at(0, 0)] = true
+		name("make", at(0, 0), "")
+	case "mknod":
+		name("make", at(-1, 0), "")
+	case "mknodat":
 		name("make", at(0, 0), "")
 	case "symlink":
 		name("make", at(-1, 1), "")
@@ -377,6 +384,9 @@ func TestStrace(t *testing.T) {
 		}
 	}
 	c := &tally{renamed: renamed, directories: func(p string) bool {
+		if r.dirs[p] {
+			return true
+		}
 		for _, root := range []string{"", tree} {
 			if st, err := os.Stat(root + strings.TrimPrefix(p, "/workspace")); err == nil && st.IsDir() {
 				return true
@@ -406,6 +416,7 @@ type both struct {
 	out    string
 	report sandbox.Report
 	events []build.Event
+	dirs   map[string]bool // that strace saw made
 }
 
 func eventsOf(t *testing.T, log string) []build.Event {
@@ -473,7 +484,7 @@ func bothWays(t *testing.T, tree, script string) (*seen, both) {
 	if rep.Trace == nil || !rep.Trace.Whole() {
 		t.Errorf("the trace is not whole: %+v", rep.Trace)
 	}
-	d := &straceDir{t: t, dir: stdir, known: map[int]*seen{}}
+	d := &straceDir{t: t, dir: stdir, known: map[int]*seen{}, dirs: map[string]bool{}}
 	s := d.process(pid, "/workspace")
 	// The waiting loop began before strace came.
 	first := -1
@@ -482,6 +493,7 @@ func bothWays(t *testing.T, tree, script string) (*seen, both) {
 			first = e.Process
 		}
 	}
+	r.dirs = d.dirs
 	dropWaiting(&r, first, s)
 	return s, r
 }

@@ -54,6 +54,15 @@ type Subject struct {
 	// Digests is a file of digests of files outside of the sandbox's reach, known
 	// from earlier traces; empty: none is kept.
 	Digests string
+	// Hidden are values that must not come into the log: where an argument has one,
+	// its name is written.
+	Hidden []Hidden
+}
+
+// Hidden is a value that is told to nobody, such as a credential.
+type Hidden struct {
+	Name  string
+	Value []byte // never empty
 }
 
 // Agent is a running agent.
