@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,9 @@ type job struct {
 	id    identity
 	how   access // of an open on a writable mount
 }
+
+// nothing is the digest of an empty file.
+func nothing() digest { return sha256.Sum256(nil) }
 
 // small files are hashed where they are seen: handing them over costs more.
 const small = 128 << 10
@@ -142,6 +146,9 @@ func (k *kernel) opening(e fileEvent, f *file, id identity, how *access) bool {
 	contended := f.writers > 0
 	if id.size == 0 && !contended {
 		*how = access{writes: true} // there is nothing to read
+		// A removed file's number is used again: who read something else than
+		// nothing read another file.
+		f.readers = slices.DeleteFunc(f.readers, func(r reader) bool { return r.digest != nothing() })
 	} else {
 		*how = intent(e.pid)
 		how.contended = contended || !how.writes
