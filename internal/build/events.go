@@ -53,10 +53,13 @@ type Event struct {
 	Digest  hallmark.Digest `json:"digest,omitempty"`
 	Size    int64           `json:"size,omitempty"`
 	Args    []Raw           `json:"args,omitempty"`
-	Code    int             `json:"code,omitempty"`
-	Signal  string          `json:"signal,omitempty"`
-	Address Raw             `json:"address,omitempty"`
-	Refused bool            `json:"refused,omitempty"`
+	// Script says that what was asked for is a script, and the program its
+	// interpreter.
+	Script  bool   `json:"script,omitempty"`
+	Code    int    `json:"code,omitempty"`
+	Signal  string `json:"signal,omitempty"`
+	Address Raw    `json:"address,omitempty"`
+	Refused bool   `json:"refused,omitempty"`
 }
 
 // Raw is a string of bytes that need not be UTF-8, as paths and arguments are.

@@ -14,8 +14,8 @@ import (
 )
 
 // scripts finds the scripts that one step executed. The kernel makes a process
-// that executes a script its interpreter, and the record says so: the script
-// itself is a file that the process is told to have read just before or just
+// that executes a script its interpreter, and the record says that it did: the
+// script itself is a file that the process is told to have read just before or just
 // after (the engines differ), beside interpreter and loader, and whose name the
 // interpreter gets as its first or second argument. A compiler that somebody
 // wrapped in a script would otherwise look like a shell.
@@ -63,6 +63,10 @@ func (s scripts) event(step string, e Event) {
 // absolute name leads there by a link. A relative name is of the workspace; that
 // of a link outside of it, after a change of directory, is not found.
 func (s scripts) executed(step string, e Event) {
+	if !e.Script {
+		delete(s.began, e.Process)
+		return
+	}
 	b := &began{path: e.Path}
 	s.began[e.Process] = b
 	for _, arg := range e.Args[min(1, len(e.Args)):min(3, len(e.Args))] {

@@ -62,6 +62,11 @@ func at12() []Case {
 			Control: "the consumer asks for a rebuild by an honest builder that gave the same bytes", Stops: hallmark.CodeBuildNotReproduced,
 			Residual: "all rebuilders compromised alike; builds that are not reproducible can't be released so", attack: compromisedBuilder,
 		},
+		{
+			Attack: "AT-12", Letter: "h", Does: "as in e, on a machine whose measuring of the copy was taken away",
+			Control: "every file that a step reads is hashed as it is read, and belongs to the commit, a dependency or the toolchain", Stops: hallmark.CodeUnexplained,
+			Residual: "a file of the toolchain that was swapped before the build, which an inventory of tools has to see", attack: swapTraced,
+		},
 	}
 }
 
@@ -103,6 +108,26 @@ func swapCheckout(ctx context.Context, g *ground, c Control) (effect, error) {
 
 // swapPrivate: without the control nobody looks at the copy while it is built.
 func swapPrivate(ctx context.Context, g *ground, c Control) (effect, error) {
+	return g.swapCopy(ctx, c == On, hallmark.CodeSourceChangedInside, "bytes and times were as before, the change time was not")
+}
+
+// swapTraced: nobody measures the copy in either run; what was read is on record.
+func swapTraced(ctx context.Context, g *ground, c Control) (e effect, err error) {
+	if c == On {
+		if _, err := app.PolicySet(ctx, g.home.Home, nil, [][2]string{{"build.unexplained", "deny"}}); err != nil {
+			return effect{}, err
+		}
+		defer func() {
+			_, back := app.PolicySet(ctx, g.home.Home, nil, [][2]string{{"build.unexplained", "record"}})
+			err = errors.Join(err, back)
+		}()
+	}
+	return g.swapCopy(ctx, false, hallmark.CodeUnexplained, "what the step read is on record, and is not the commit's")
+}
+
+// swapCopy swaps a file of the private copy while the step runs, and puts bytes and
+// times back.
+func (g *ground) swapCopy(ctx context.Context, measured bool, stops hallmark.Code, detail string) (effect, error) {
 	r, err := g.project("swap", map[string]string{"source.txt": clean, pipeline.PipelineFile: copyStep})
 	if err != nil {
 		return effect{}, err
@@ -110,7 +135,7 @@ func swapPrivate(ctx context.Context, g *ground, c Control) (effect, error) {
 	swapped := false
 	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
 		real := p.Engine
-		if c == Off {
+		if !measured {
 			p.Watch = func(string, hallmark.Digest) (func() (bool, error), error) {
 				return func() (bool, error) { return false, nil }, nil
 			}
@@ -138,7 +163,7 @@ func swapPrivate(ctx context.Context, g *ground, c Control) (effect, error) {
 	if f.artifact("app") != nil {
 		return f.sourceEffect("")
 	}
-	return effect{reason: hallmark.CodeSourceChangedInside, detail: "bytes and times were as before, the change time was not"}, f.denied(ctx, hallmark.CodeSourceChangedInside)
+	return effect{reason: stops, detail: detail}, f.denied(ctx, stops)
 }
 
 // sourceEffect compares the artifact with what the commit says.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -165,7 +166,7 @@ E`, func(s *sandbox.Spec) { place(t, s, map[string]string{"old/file": "x"}) }).w
 				{build.EventMake, "/a", ""}, {build.EventMake, "/a/b", ""}, {build.EventMake, "/a/b/c", ""},
 				{build.EventRename, "/a/b/c", "/a/d"}, {build.EventLink, "/a/d", "/a/e"}, {build.EventRename, "/a", "/z"},
 				{build.EventMake, "/z/p", ""}, {build.EventMake, "/z/s", ""}, {build.EventRemove, "/z/d", ""},
-				{build.EventMake, "/named", ""}, {build.EventMake, "/gone/deep/f", ""}, {build.EventRemove, "/gone/deep/f", ""}, {build.EventRemove, "/gone/deep", ""},
+				{build.EventMake, "/gone/deep/f", ""}, {build.EventRemove, "/gone/deep/f", ""}, {build.EventRemove, "/gone/deep", ""},
 				{build.EventRemove, "/gone", ""},
 			} {
 				to := want.to
@@ -173,6 +174,13 @@ E`, func(s *sandbox.Spec) { place(t, s, map[string]string{"old/file": "x"}) }).w
 					to = top + to
 				}
 				r.has(t, want.kind, top+want.path, to, "")
+			}
+		}
+		// A file without a name that gets one is made, or linked from its descriptor.
+		for _, top := range []string{"/workspace", "/cache", "/tmp"} {
+			linked := func(ev build.Event) bool { return ev.Kind == build.EventLink && string(ev.To) == top+"/named" }
+			if r.pick(build.EventMake, top+"/named") == nil && !slices.ContainsFunc(r.events, linked) {
+				t.Errorf("%s/named has no event", top)
 			}
 		}
 		// Which file got a further name is known for what was made in the trace, and

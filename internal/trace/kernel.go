@@ -70,6 +70,7 @@ type kernel struct {
 
 // running is an exec whose arguments are still coming.
 type running struct {
+	script bool // it is the interpreter of what was asked for
 	path   string
 	digest hallmark.Digest
 	args   []byte
@@ -401,7 +402,7 @@ func (k *kernel) happened(h happening) {
 	case ringExit:
 		k.ended = append(k.ended, h)
 	case ringExec:
-		run := &running{want: h.word[2]}
+		run := &running{want: h.word[2] &^ (1 << scriptBit), script: h.word[2]>>scriptBit == 1}
 		if f := k.known[inode{dev: deviceOf(h.word[1]), ino: h.word[0]}]; f != nil && f.digest != (digest{}) {
 			run.path, run.digest = f.path, f.digest.text()
 		} else {
@@ -435,7 +436,7 @@ func (k *kernel) executed(tgid int, run *running) {
 	if text := strings.TrimSuffix(string(run.args), "\x00"); run.want > 0 {
 		args = strings.Split(text, "\x00")
 	}
-	k.r.exec(tgid, run.path, run.digest, slices.Clip(args))
+	k.r.exec(tgid, run.path, run.digest, slices.Clip(args), run.script)
 }
 
 // deviceOf turns the kernel's own number of a device into that of stat.

@@ -396,6 +396,14 @@ func (a *assembler) exec() asm.Instructions {
 			asm.LoadMem(asm.R1, asm.R1, a.offset("inode", "i_sb"), asm.DWord),
 			asm.LoadMem(asm.R2, asm.R1, a.offset("super_block", "s_dev"), asm.Word),
 			asm.StoreMem(asm.RFP, -32, asm.R2, asm.DWord),
+			// What was asked for and what runs are one name, unless a script was
+			// asked for.
+			asm.LoadMem(asm.R2, asm.R7, a.offset("linux_binprm", "filename"), asm.DWord),
+			asm.LoadMem(asm.R3, asm.R7, a.offset("linux_binprm", "interp"), asm.DWord),
+			asm.Mov.Imm(asm.R1, 0),
+			asm.JEq.Reg(asm.R2, asm.R3, "asked"),
+			asm.Mov.Imm(asm.R1, 1),
+			asm.StoreMem(asm.RFP, -48, asm.R1, asm.DWord).WithSymbol("asked"),
 			asm.LoadMem(asm.R1, asm.R6, a.offset("task_struct", "mm"), asm.DWord),
 			asm.LoadMem(asm.R7, asm.R1, a.offset("mm_struct", "arg_start"), asm.DWord),
 			asm.LoadMem(asm.R8, asm.R1, a.offset("mm_struct", "arg_end"), asm.DWord),
@@ -407,7 +415,10 @@ func (a *assembler) exec() asm.Instructions {
 			asm.StoreMem(asm.R9, 16, asm.R1, asm.DWord),
 			asm.LoadMem(asm.R1, asm.RFP, -32, asm.DWord),
 			asm.StoreMem(asm.R9, 24, asm.R1, asm.DWord),
-			asm.StoreMem(asm.R9, 32, asm.R8, asm.DWord),
+			asm.LoadMem(asm.R1, asm.RFP, -48, asm.DWord),
+			asm.LSh.Imm(asm.R1, scriptBit),
+			asm.Or.Reg(asm.R1, asm.R8),
+			asm.StoreMem(asm.R9, 32, asm.R1, asm.DWord),
 		},
 		submit(),
 		asm.Instructions{
@@ -449,6 +460,10 @@ func (a *assembler) part(size asm.Instruction) asm.Instructions {
 		submit(),
 	)
 }
+
+// scriptBit of the length of the arguments says that the program is the
+// interpreter of what was asked for.
+const scriptBit = 63
 
 // bpfWorks reports whether we may load programs: a ring buffer, which needs the
 // same right as they do.

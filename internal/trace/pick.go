@@ -25,7 +25,10 @@ func Pick(e Engine) Engine {
 // KernelWorks reports whether this machine lets us use fanotify permission
 // events and BPF, and says how the kernel's types are laid out.
 func KernelWorks() bool {
-	if os.Geteuid() != 0 {
+	// BPF numbers processes as the machine's first namespace does; in another one
+	// nothing would fit together.
+	const first = "pid:[4026531836]" // PROC_PID_INIT_INO
+	if ns, err := os.Readlink("/proc/self/ns/pid"); err != nil || ns != first || os.Geteuid() != 0 {
 		return false
 	}
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {

@@ -63,19 +63,20 @@ func (t *tracer) program(th *thread) error {
 	if err != nil {
 		return fmt.Errorf("reading its arguments: %w", err)
 	}
-	t.rec.exec(th.proc.pid, label, d, strings.Split(strings.TrimSuffix(string(args), "\x00"), "\x00"))
-	t.rec.opened(th.proc.pid, label, id, d)
 	base, name, err := auxiliary(th.tid)
 	if err != nil {
 		return err
 	}
+	asked, err := t.askedFor(th, name, id)
+	if err != nil {
+		return fmt.Errorf("its script: %w", err)
+	}
+	t.rec.exec(th.proc.pid, label, d, strings.Split(strings.TrimSuffix(string(args), "\x00"), "\x00"), asked)
+	t.rec.opened(th.proc.pid, label, id, d)
 	if base != 0 {
 		if err := t.loader(th, base); err != nil {
 			return fmt.Errorf("its loader: %w", err)
 		}
-	}
-	if err := t.script(th, name, id); err != nil {
-		return fmt.Errorf("its script: %w", err)
 	}
 	return nil
 }
@@ -131,20 +132,21 @@ func (t *tracer) loader(th *thread, base uint64) error {
 // unescape takes the quoting of newlines in /proc/PID/maps away.
 func unescape(s string) string { return strings.ReplaceAll(s, `\012`, "\n") }
 
-// script records the script whose first line named the program: what was asked
-// for is then another file than what runs.
-func (t *tracer) script(th *thread, name string, program identity) error {
+// askedFor records the script whose first line named the program, if it is
+// another file than what runs. The kernel opened it before the program.
+func (t *tracer) askedFor(th *thread, name string, program identity) (script bool, err error) {
 	if strings.HasPrefix(name, "/dev/fd/") {
-		return nil // by descriptor: it was opened, and recorded, before
+		return false, nil // by descriptor: it was opened, and recorded, before
 	}
 	if !strings.HasPrefix(name, "/") {
 		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", th.tid))
 		if err != nil {
-			return err
+			return false, err
 		}
 		name = cwd + "/" + name
 	}
-	return t.hidden(th, name, func(id identity) bool { return true })
+	err = t.hidden(th, name, func(id identity) bool { script = id.node() != program.node(); return true })
+	return script, err
 }
 
 // hidden records a file that the kernel itself opened for a program, found again

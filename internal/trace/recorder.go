@@ -113,14 +113,14 @@ func Hide(text string, hidden []Hidden) string {
 
 // exec records that a process became another program; args is what the kernel
 // laid out for it.
-func (r *recorder) exec(pid int, path string, d hallmark.Digest, args []string) {
+func (r *recorder) exec(pid int, path string, d hallmark.Digest, args []string, script bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	raw := make([]build.Raw, len(args))
 	for i, a := range args {
 		raw[i] = build.Raw(Hide(a, r.hidden))
 	}
-	r.add(build.Event{Kind: build.EventExec, Process: r.live[pid], Path: build.Raw(path), Digest: d, Args: raw})
+	r.add(build.Event{Kind: build.EventExec, Process: r.live[pid], Path: build.Raw(path), Digest: d, Args: raw, Script: script})
 }
 
 // exit records the end of a process; its kernel number may be used again.
