@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -90,7 +92,39 @@ func (e unboxed) Run(ctx context.Context, c build.Command, out io.Writer) (build
 	for _, name := range e.promises {
 		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: name, Holds: true, Detail: "declared"})
 	}
-	return r, nil
+	var err error
+	r.Trace, err = e.declared(dir)
+	return r, err
+}
+
+// declared is a record that nobody made: one process, which wrote what lies there
+// now.
+func (e unboxed) declared(dir string) (build.Trace, error) {
+	events := []build.Event{{Kind: build.EventFork, Child: 1}}
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, p)
+		events = append(events, build.Event{Kind: build.EventWrite, Process: 1, Path: build.Raw(path.Join(app.Workspace, rel)), Digest: hallmark.DigestOf(b), Size: int64(len(b))})
+		return err
+	})
+	var log bytes.Buffer
+	for i, ev := range append(events, build.Event{Kind: build.EventExit, Process: 1}) {
+		ev.Seq = int64(i + 1)
+		line, encode := ev.Encode()
+		err = errors.Join(err, encode)
+		log.Write(line)
+	}
+	t := build.Trace{Engine: "declared", Log: e.place.Trace().Log, Digest: hallmark.DigestOf(log.Bytes()), Events: int64(len(events) + 1)}
+	if err := errors.Join(err, os.WriteFile(t.Log, log.Bytes(), 0o600)); err != nil {
+		return build.Trace{}, fmt.Errorf("declaring a record: %w", err)
+	}
+	return t, nil
 }
 
 // environment is that of the command, with the directories of a sandbox replaced

@@ -33,9 +33,10 @@ type breach struct {
 
 const (
 	boundsEvery = 50 * time.Millisecond
-	// A look at the disk costs as much as the program wrote files; it gets at
-	// most this part of the time.
-	diskShare = 8
+	// A look at all that was written costs as much as there are files: it gets at
+	// most this part of the time, unless the disk's free space fell by this part of
+	// the limit since the last one.
+	diskShare, diskStep = 100, 64
 )
 
 func newBounds(pid int, group *cgroup, spec Spec) (*bounds, error) {
@@ -53,6 +54,7 @@ func (b *bounds) watch() {
 	tick := time.NewTicker(boundsEvery)
 	defer tick.Stop()
 	var rest time.Time
+	var free uint64 // at the last look
 	for {
 		select {
 		case <-b.stop:
@@ -62,12 +64,14 @@ func (b *bounds) watch() {
 				b.hit <- breach{lost: lost}
 				return
 			}
-			if now.Before(rest) {
+			left, full := b.disk.free()
+			fell := free > left && free-left > uint64(max(b.limit, 0))/diskStep
+			if now.Before(rest) && !fell && !full {
 				continue
 			}
 			used, full := b.disk.used()
 			b.looks++
-			rest = time.Now().Add(diskShare * time.Since(now))
+			rest, free = time.Now().Add(diskShare*time.Since(now)), left
 			if used > b.limit || full {
 				b.hit <- breach{limit: "disk"}
 				return

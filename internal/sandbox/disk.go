@@ -96,13 +96,23 @@ func (d *disk) used() (total int64, full bool) {
 		total += treeSize(dir, seen)
 	}
 	total += d.nameless(seen)
+	_, full = d.free()
+	return total, full
+}
+
+// free is the free space of the host's file systems, which costs nothing to ask:
+// whatever the program writes takes from it.
+func (d *disk) free() (bytes uint64, full bool) {
 	for _, f := range d.floors {
 		var st unix.Statfs_t
-		if unix.Statfs(f.dir, &st) == nil && (st.Bavail*uint64(max(st.Bsize, 0)) < f.bytes || st.Ffree < f.files) {
-			full = true
+		if unix.Statfs(f.dir, &st) != nil {
+			continue
 		}
+		left := st.Bavail * uint64(max(st.Bsize, 0))
+		bytes += left
+		full = full || left < f.bytes || st.Ffree < f.files
 	}
-	return total, full
+	return bytes, full
 }
 
 // nameless sums up open files that stand in no directory any more.
