@@ -42,7 +42,7 @@ func at11() []Case {
 			files: map[string]string{"go.mod": goMod, "lib/lib.go": "package lib\n", "lib/word_plan9.go": "package lib\n"},
 		}),
 		one("d", "an earlier build leaves a hook in ~/.gitconfig", "each step has a home of its own", influence{
-			name: "gitconfig", share: "/tmp", plant: "mkdir -p /tmp/home/hooks; printf '#!/bin/sh\\necho poisoned > \"$OUT\"\\n' > /tmp/home/hooks/post-commit; chmod +x /tmp/home/hooks/post-commit; git config --global core.hooksPath /tmp/home/hooks",
+			name: "gitconfig", share: "/tmp/home", plant: "mkdir -p /tmp/home/hooks; printf '#!/bin/sh\\necho poisoned > \"$OUT\"\\n' > /tmp/home/hooks/post-commit; chmod +x /tmp/home/hooks/post-commit; git config --global core.hooksPath /tmp/home/hooks",
 			use: "mkdir -p out; echo reviewed > out/app; export OUT=$PWD/out/app; git init -q /tmp/repo; cd /tmp/repo; git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m x", tool: "git",
 		}),
 		one("e", "an earlier build leaves a program where PATH looks first", "programs are read-only, and nothing of a build stays", influence{
@@ -238,7 +238,11 @@ func sharedTmp(ctx context.Context, g *ground, c Control) (effect, error) {
 			}
 			act := func() error {
 				tried++
-				_, err := boxed{place: other, spec: func(*sandbox.Spec) {}}.Run(ctx, build.Command{Script: "echo poisoned > /tmp/kept", Env: []string{"PATH=" + sandbox.Path()}, Timeout: limit}, discard{})
+				_, err := boxed{place: other, spec: func(s *sandbox.Spec) {
+					if c == Off {
+						s.Trace = nil // a recorded one would mount the shared directory for itself
+					}
+				}}.Run(ctx, build.Command{Script: "echo poisoned > /tmp/kept", Env: []string{"PATH=" + sandbox.Path()}, Timeout: limit}, discard{})
 				return err
 			}
 			return watched{Engine: engine, act: act, after: func() error { return nil }}

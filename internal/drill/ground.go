@@ -313,7 +313,11 @@ func (f finished) codes() string {
 			out = append(out, r.Code)
 		}
 	}
-	return fmt.Sprint("denied ", out)
+	text := fmt.Sprint("denied ", out)
+	if rs := f.Verdict.Decision.Reasons; len(rs) > 0 {
+		text += ": " + rs[0].Message
+	}
+	return text
 }
 
 // guaranteed reports whether the signed environment attestation says that a

@@ -63,7 +63,11 @@ func Main() int {
 // begin attaches the engine that was asked for.
 func begin(s Subject, r *recorder) (engine, error) {
 	var tried []error
+	kept := s.Digests
 	for _, e := range candidates(s) {
+		if kept != "" { // each engine knows versions of files in its own way
+			s.Digests = kept + "." + e.name()
+		}
 		err := e.attach(s, r)
 		if err == nil {
 			return e, nil
