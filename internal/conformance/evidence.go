@@ -79,6 +79,12 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 			it.Name = link.Name
 			err = it.readCheck(st.Predicate, false)
 		}
+	case intoto.PredicateTrace:
+		var t intoto.RuntimeTrace
+		err = json.Unmarshal(st.Predicate, &t)
+		if whole, ok := t.Monitor.TracePolicy["whole"].(bool); !ok || !whole {
+			it.Outcome = hallmark.Fail
+		}
 	case intoto.PredicateSCAI:
 		var scai intoto.SCAI
 		err = json.Unmarshal(st.Predicate, &scai)
@@ -224,6 +230,9 @@ func restrictedTools() Selector {
 	sel.Restricted = true
 	return sel
 }
+
+// traced is the record of a build that was seen whole.
+func traced() Selector { return Selector{PredicateType: intoto.PredicateTrace} }
 func artifacts() Selector {
 	return Selector{PredicateType: intoto.PredicateSCAI, Name: intoto.NameArtifacts}
 }

@@ -259,8 +259,9 @@ func TestKeptDigests(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("fanotify and BPF need root")
 	}
-	kept := filepath.Join(t.TempDir(), "digests")
-	with := func(s *sandbox.Spec) { s.Trace.Digests = kept }
+	given := filepath.Join(t.TempDir(), "digests")
+	kept := given + ".fanotify+bpf"
+	with := func(s *sandbox.Spec) { s.Trace.Digests = given }
 	first := run(t, trace.Kernel, "cat /etc/passwd", with).whole(t)
 	b, err := os.ReadFile(kept)
 	if err != nil {
