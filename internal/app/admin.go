@@ -29,6 +29,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/scan/vuln"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
@@ -473,6 +474,28 @@ type Finding struct {
 	Fix    string
 }
 
+// tryTracing records a sandbox that does nothing.
+func tryTracing(ctx context.Context, box *sandbox.Sandbox, engine trace.Engine) (string, error) {
+	if box == nil {
+		return "", errors.New("there is no sandbox to trace")
+	}
+	dir, err := os.MkdirTemp("", "hallmark-doctor-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	rep, err := box.Run(ctx, sandbox.Spec{
+		Argv: []string{"true"}, Env: []string{"PATH=" + sandbox.Path()}, Dir: "/", Trace: &sandbox.Trace{Engine: engine, Log: filepath.Join(dir, "log")},
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case !rep.Trace.Whole():
+		return "", fmt.Errorf("the record of a program is not whole: %s", rep.Trace.Failure)
+	}
+	return fmt.Sprintf("%s: %d events of true, whole", rep.Trace.Engine, rep.Trace.Events), nil
+}
+
 // Doctor says what this machine lacks.
 func Doctor(ctx context.Context, home string) []Finding {
 	var out []Finding
@@ -509,6 +532,17 @@ func Doctor(ctx context.Context, home string) []Finding {
 			continue
 		}
 		add("guarantee "+g.Name, false, gerr, g.Detail, "")
+	}
+	for _, e := range []struct {
+		name   string
+		engine trace.Engine
+		fix    string
+	}{
+		{"tracing", trace.Best, "let processes be traced: sysctl kernel.yama.ptrace_scope=1; no build starts without"},
+		{"tracing by fanotify and BPF", trace.Kernel, "for less work in each build, run as root in the machine's own namespaces, with BTF and BPF"},
+	} {
+		detail, terr := tryTracing(ctx, box, e.engine)
+		add(e.name, e.engine == trace.Best, terr, detail, e.fix)
 	}
 	tools, err := inventoryTools()
 	approve := ""
