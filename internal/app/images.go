@@ -121,6 +121,7 @@ func pick(src image.Source, cfg ImportConfig) (hallmark.Digest, error) {
 // kit is what the steps of a build run with.
 type kit struct {
 	chain  sandbox.Toolchain
+	tree   *image.Tree // of the image; nil: the host's
 	tools  []attest.Tool
 	path   string            // PATH inside
 	env    map[string]string // of the image
@@ -171,7 +172,7 @@ func (h *Home) toolkit(ctx context.Context, def *build.Pipeline) (kit, error) {
 	if err != nil {
 		return k, fmt.Errorf("reading build.image: %w", err)
 	}
-	k.chain = sandbox.Toolchain{Root: root.Dir}
+	k.chain, k.tree = sandbox.Toolchain{Root: root.Dir}, root.Tree
 	k.path, k.env = defaultPath, map[string]string{}
 	for _, e := range img.Config.Env {
 		name, value, _ := strings.Cut(e, "=")

@@ -49,10 +49,26 @@ func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
 		s.Secrets = append(s.Secrets, secret.Value)
 		s.Env = append(s.Env, fmt.Sprintf("%s=%d", build.SecretVariable(secret.Name), 3+i))
 	}
+	if s.Trace != nil {
+		s.Trace.Hidden = hiddenIn(c.Hidden)
+	}
 	if c.Alert != nil {
 		s.OnEgress = func(e sandbox.Egress) { c.Alert(egressOf(e)) }
 	}
 	return s
+}
+
+// hiddenIn are secrets as a record must not tell them, the longest
+// spelling first: a shorter one may be part of it.
+func hiddenIn(secrets []build.Secret) []trace.Hidden {
+	var out []trace.Hidden
+	for _, s := range secrets {
+		for _, w := range build.Spellings(s.Value) {
+			out = append(out, trace.Hidden{Name: s.Name, Value: []byte(w)})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b trace.Hidden) int { return len(b.Value) - len(a.Value) })
+	return out
 }
 
 // recordIn returns how the steps of one build are recorded: each with an event log

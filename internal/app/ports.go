@@ -343,9 +343,11 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
 		Trace: recordIn(traces, b.home.Digests()),
 	}
-	warmed, release, err := b.home.warmedCache()
-	if err != nil {
-		return pipeline.BuildOutput{}, err
+	warmed, release := "", func() {}
+	if kit.tree == nil { // what this machine's toolchain compiled is nothing of an image's
+		if warmed, release, err = b.home.warmedCache(); err != nil {
+			return pipeline.BuildOutput{}, err
+		}
 	}
 	defer release()
 	kit.cache = warmed

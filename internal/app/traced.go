@@ -22,6 +22,7 @@ import (
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/image"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/toolchain"
@@ -322,10 +323,19 @@ func (k kit) places() ([]build.Place, error) {
 		return nil, err
 	}
 	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: packages}}
+	if k.tree != nil {
+		out[0].Holds = k.imageHolds
+	}
 	for _, p := range []string{"/proc", "/dev", "/sys"} {
 		out = append(out, build.Place{Prefix: p, Origin: build.OriginKernel})
 	}
 	return out, nil
+}
+
+// imageHolds reports whether a file of the image has this content, by its layers.
+func (k kit) imageHolds(p string, d hallmark.Digest) bool {
+	e, ok := k.tree.Find("/" + p)
+	return ok && e.Type == image.File && (d == "" || e.Digest == d)
 }
 
 // goModule is the module that a file of a module cache belongs to. The list of
@@ -398,8 +408,8 @@ func nodePackage(host, p string) (string, bool) {
 }
 
 // packages finds the package of the toolchain that a file belongs to, by its path
-// without the leading slash. Every file of an image is the image's: where no
-// package has it, that is what it belongs to.
+// without the leading slash. Every file of an image is the image's (imageHolds
+// says which those are): where no package has it, that is what it belongs to.
 func (k kit) packages() (func(string) (string, bool), error) {
 	cfg := toolchain.Config{Root: "/", GoRoot: sandbox.GoRoot()}
 	image := ""

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/build"
@@ -134,7 +135,14 @@ func (ev *evidence) traced(want hallmark.Digest) ([]byte, error) {
 		return nil, hallmark.Errorf(hallmark.KindNotFound, "reading the trace in the evidence: %w", err)
 	}
 	for _, e := range entries {
-		b, err := readLimited(filepath.Join(dir, e.Name()), maxTrace)
+		name := filepath.Join(dir, e.Name())
+		if d, err := digestOf(name); err != nil || d != want {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		b, err := readLimited(name, maxTrace)
 		if err != nil {
 			return nil, hallmark.Errorf(hallmark.KindInvalid, "reading the trace in the evidence: %w", err)
 		}
@@ -183,8 +191,22 @@ func (ev *evidence) checkTrace(inputs []verify.Statement) error {
 	return nil
 }
 
+// openRegular opens a file that somebody else put there: neither a link, nor what
+// never ends, such as a pipe or a device.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "%s is not a regular file", path)
+	}
+	return f, nil
+}
+
 func digestOf(path string) (hallmark.Digest, error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return "", hallmark.Errorf(hallmark.KindInvalid, "reading the trace in the evidence: %w", err)
 	}

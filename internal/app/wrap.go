@@ -204,7 +204,7 @@ func (w *wrapping) hidden() []trace.Hidden {
 	var out []trace.Hidden
 	for _, e := range w.environment() {
 		if name, value, _ := strings.Cut(e, "="); secretName.MatchString(name) && len(value) >= shortest {
-			out = append(out, trace.Hidden{Name: text(build.Raw(name)), Value: []byte(value)})
+			out = append(out, trace.Hidden{Name: text(build.Raw(name)), Value: []byte(value), Argument: filepath.IsAbs(value)})
 		}
 	}
 	slices.SortFunc(out, func(a, b trace.Hidden) int { return len(b.Value) - len(a.Value) })

@@ -37,14 +37,9 @@ type Masker interface {
 // NewMask returns the mask of these secrets, by name, before out.
 func NewMask(out io.Writer, secrets map[string][]byte) Masker {
 	m := &mask{out: out}
-	seen := map[string]bool{}
 	for _, value := range secrets {
-		for _, w := range spellings(value) {
-			// A piece that is too short would hide what is no secret.
-			if len(w) >= MinSecret-2 && !seen[w] {
-				seen[w] = true
-				m.words = append(m.words, []byte(w))
-			}
+		for _, w := range Spellings(value) {
+			m.words = append(m.words, []byte(w))
 		}
 	}
 	slices.SortFunc(m.words, func(a, b []byte) int { return len(b) - len(a) })
@@ -54,7 +49,23 @@ func NewMask(out io.Writer, secrets map[string][]byte) Masker {
 	return m
 }
 
-// spellings are the ways in which a value is looked for.
+// Spellings are the ways in which a secret is looked for where it must not be,
+// each once and the longest first.
+func Spellings(value []byte) []string {
+	var out []string
+	for _, w := range spellings(value) {
+		// A piece that is too short would hide what is no secret.
+		if len(w) >= MinSecret-2 {
+			out = append(out, w)
+		}
+	}
+	slices.Sort(out)
+	out = slices.Compact(out)
+	slices.SortStableFunc(out, func(a, b string) int { return len(b) - len(a) })
+	return out
+}
+
+// spellings are all of them, in no order.
 func spellings(value []byte) []string {
 	var out []string
 	trimmed := bytes.TrimSpace(value)

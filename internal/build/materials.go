@@ -45,6 +45,9 @@ type Place struct {
 	// Owner names the package that has the file, by its path below Prefix; ok is
 	// false when none has. Nil: there are no packages, and every file counts.
 	Owner func(path string) (purl string, ok bool)
+	// Holds says whether the file held this content when the build began ("" for
+	// what has none); nil: its name is all that is known.
+	Holds func(path string, d hallmark.Digest) bool
 }
 
 // Origins say where files can come from.
@@ -85,7 +88,10 @@ func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
 			best, rest = &o.Places[i], rel
 		}
 	}
-	if best != nil && !(best.Origin == OriginCache && r.after) {
+	if best != nil && o.madeInside(string(r.Path), len(best.Prefix)) {
+		best = nil // the room has a file system of its own over that part
+	}
+	if best != nil && !(best.Origin == OriginCache && r.after) && (best.Holds == nil || best.Holds(rest, r.Digest)) {
 		if best.Owner == nil {
 			return best.Origin, ""
 		}
@@ -105,6 +111,17 @@ func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
 		return OriginBuild, ""
 	}
 	return OriginUnexplained, ""
+}
+
+// madeInside reports whether a file lies in the workspace or in a directory that
+// was empty, deeper than a place whose prefix is so long.
+func (o Origins) madeInside(path string, than int) bool {
+	for _, dir := range append(slices.Clone(o.Empty), o.Workspace) {
+		if _, ok := below(path, dir); ok && dir != "" && len(dir) > than {
+			return true
+		}
+	}
+	return false
 }
 
 // below returns path relative to prefix, "" for prefix itself.

@@ -31,6 +31,7 @@ type Command struct {
 	// each is in the variable SecretVariable(Name). No file or variable ever holds
 	// a value.
 	Secrets []Secret
+	Hidden  []Secret     // every secret of the build: no record may tell them, whichever step had them
 	Alert   func(Egress) // hears of each attempt before the call that made it returns; may be nil
 }
 
@@ -130,7 +131,10 @@ func Run(ctx context.Context, engine Engine, p *Pipeline, given Given, clock fun
 	for _, s := range p.Steps {
 		c := Command{Script: s.Run, Env: given.Env, Timeout: given.Timeout, Alert: func(Egress) {}}
 		if given.Alert != nil {
-			c.Alert = func(e Egress) { given.Alert(s.Name, e) }
+			c.Alert = func(e Egress) { given.Alert(s.Name, given.hide(e)) }
+		}
+		for _, name := range slices.Sorted(maps.Keys(given.Secrets)) {
+			c.Hidden = append(c.Hidden, Secret{Name: name, Value: given.Secrets[name]})
 		}
 		var err error
 		if c.Secrets, err = choose(given.Secrets, s); err != nil {
@@ -150,6 +154,9 @@ func Run(ctx context.Context, engine Engine, p *Pipeline, given Given, clock fun
 		if err != nil {
 			return r, fmt.Errorf("running step %s: %w", s.Name, err)
 		}
+		for i, e := range rep.Egress {
+			rep.Egress[i] = given.hide(e)
+		}
 		r.Steps = append(r.Steps, StepResult{Step: s, Command: []string{"sh", "-e", "-c", s.Run}, Report: rep, Log: log.b})
 		r.Guarantees = merge(r.Guarantees, rep.Guarantees)
 		if !r.Steps[len(r.Steps)-1].Good() {
@@ -165,6 +172,24 @@ func (g Given) mask(out io.Writer) Masker {
 		return NewMask(out, g.Secrets)
 	}
 	return g.Mask(out, g.Secrets)
+}
+
+// hide masks what a step says by where it tries to go: a name that it looks up may
+// hold a secret.
+func (g Given) hide(e Egress) Egress {
+	if len(g.Secrets) == 0 {
+		return e
+	}
+	for _, text := range []*string{&e.Process, &e.Program, &e.Address, &e.Name} {
+		var out strings.Builder
+		m := g.mask(&out)
+		if _, err := io.WriteString(m, *text); err != nil || m.Flush() != nil {
+			*text = masked
+			continue
+		}
+		*text = out.String()
+	}
+	return e
 }
 
 // merge keeps a guarantee only if it held in every step.

@@ -137,11 +137,24 @@ func (st *StepSummary) process(e Event) error {
 	p := &st.Processes[e.Process-1]
 	switch e.Kind {
 	case EventExec:
-		p.Execs = append(p.Execs, Exec{Path: e.Path, Digest: e.Digest, Args: e.Args})
+		p.Execs = append(p.Execs, Exec{Path: e.Path, Digest: e.Digest, Args: few(e.Args)})
 	case EventExit:
 		p.Exited, p.Ended, p.Code, p.Signal = true, e.Time, e.Code, e.Signal
 	}
 	return nil
+}
+
+// few are the arguments that a summary keeps: a program may be given megabytes of
+// them, and there may be a million programs. The event log has all.
+func few(args []Raw) []Raw {
+	const most = 8 << 10
+	room := most
+	for i, a := range args {
+		if room -= len(a) + 16; room < 0 {
+			return append(slices.Clone(args[:i]), "…")
+		}
+	}
+	return args
 }
 
 func (s *Summary) file(step string, e Event) {

@@ -181,14 +181,16 @@ func (f *Flow) Readers(path Raw, d hallmark.Digest) []Hop {
 // it held last.
 func (f *Flow) fed(process int, after int64) []Hop {
 	var out []Hop
+	at := map[Raw]int{}
 	for _, e := range f.nodes[process].edges {
 		if e.kind != HopFile || e.at < after {
 			continue
 		}
 		h := f.nodes[e.to].hop
-		if i := slices.IndexFunc(out, func(o Hop) bool { return o.Path == h.Path }); i >= 0 {
+		if i, ok := at[h.Path]; ok {
 			out[i] = h
 		} else {
+			at[h.Path] = len(out)
 			out = append(out, h)
 		}
 	}

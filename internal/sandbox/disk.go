@@ -23,6 +23,7 @@ type disk struct {
 	own     map[uint64]bool // their devices
 	proc    string          // the room's processes as we see them
 	floors  []floor
+	log     string // event log, which grows with what the program does; or empty
 }
 
 // floor is the free space of one host file system below which no program runs.
@@ -54,6 +55,9 @@ func newDisk(pid int, spec Spec) (*disk, error) {
 		if unix.Fstat(fd, &st) == nil {
 			d.own[st.Dev] = true
 		}
+	}
+	if t := spec.Trace; t != nil {
+		d.log = t.Log
 	}
 	if w := spec.Workspace; w != nil {
 		d.dirs = append(d.dirs, w.Scratch)
@@ -96,6 +100,9 @@ func (d *disk) used() (total int64, full bool) {
 		total += treeSize(dir, seen)
 	}
 	total += d.nameless(seen)
+	if st, err := os.Stat(d.log); err == nil && d.log != "" {
+		total += st.Size()
+	}
 	_, full = d.free()
 	return total, full
 }

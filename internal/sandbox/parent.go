@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 // Config is what a sandbox needs.
@@ -124,12 +125,15 @@ func (s *Sandbox) RunAs(ctx context.Context, hostID int, spec Spec) (Report, err
 
 // process is a started sandbox as the parent holds it.
 type process struct {
-	spec   Spec
-	cmd    *exec.Cmd
-	specW  *os.File
-	notes  *os.File
-	ack    *os.File
-	group  *cgroup
+	spec  Spec
+	cmd   *exec.Cmd
+	specW *os.File
+	notes *os.File
+	ack   *os.File
+	group *cgroup
+	// engine is chosen once: the room gets its filter by it, and another answer
+	// later would have an engine believe in a filter that is not there.
+	engine trace.Engine // 0: nothing is recorded
 	mounts *overlays
 	hostID int
 	shared []string // namespaces that the first process has in common with us
@@ -171,6 +175,9 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 		return nil, err
 	}
 	p = &process{spec: spec, specW: specW, notes: notesR, ack: ackW, hostID: hostID}
+	if spec.Trace != nil {
+		p.engine = trace.Pick(spec.Trace.Engine)
+	}
 	if p.mounts, err = mountOverlays(spec); err != nil {
 		for _, f := range opened {
 			f.Close()

@@ -19,8 +19,8 @@ func (p *process) record(n note, w *watcher) (recording, error) {
 		return recording{}, nil
 	}
 	a, err := trace.Start(trace.Subject{
-		PID: p.cmd.Process.Pid, Engine: trace.Pick(p.spec.Trace.Engine), Filter: p.traced(), Writable: p.writable(),
-		Log: p.spec.Trace.Log, Digests: p.spec.Trace.Digests,
+		PID: p.cmd.Process.Pid, Engine: p.engine, Filter: p.traced(), Writable: p.writable(),
+		Log: p.spec.Trace.Log, Digests: p.spec.Trace.Digests, Hidden: p.spec.Trace.Hidden,
 	})
 	if err != nil {
 		return recording{}, err
@@ -34,7 +34,7 @@ func (p *process) record(n note, w *watcher) (recording, error) {
 
 // traced reports whether the filter has to stop calls for the ptrace engine.
 func (p *process) traced() bool {
-	return p.spec.Trace != nil && trace.Pick(p.spec.Trace.Engine) == trace.Ptrace
+	return p.engine == trace.Ptrace
 }
 
 // writable are the places inside that the program can write to.

@@ -58,6 +58,9 @@ type Trace struct {
 	Engine  trace.Engine // the zero value is refused
 	Log     string       // where the canonical event log is written; no file may be there
 	Digests string       // file of known digests, or empty
+	// Hidden must not come into the record: a program that is given a secret may
+	// have it in arguments or names.
+	Hidden []trace.Hidden
 }
 
 // GatewayPath is where the one socket of the host lies that a room may show.

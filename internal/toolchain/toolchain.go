@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -32,6 +33,7 @@ type Packages struct {
 	owner map[string]int // clean absolute path to index
 	list  []Package
 	root  string
+	files fs.FS  // below the root, while databases are read
 	goDir string // GOROOT inside, or empty
 }
 
@@ -46,6 +48,18 @@ type Config struct {
 // one that can't be read is an error.
 func New(cfg Config) (*Packages, error) {
 	p := &Packages{owner: map[string]int{}, root: cfg.Root, goDir: cfg.GoRoot}
+	// A link of an image leads to a file of the image or nowhere, and never out of
+	// it to a file of the host's.
+	p.files = os.DirFS("/")
+	if filepath.Clean(cfg.Root) != "/" {
+		root, err := os.OpenRoot(cfg.Root)
+		if err != nil {
+			return nil, fmt.Errorf("reading the package database of %s: %w", cfg.Root, err)
+		}
+		defer root.Close()
+		p.files = root.FS()
+	}
+	defer func() { p.files = nil }()
 	distro := cfg.Distro
 	if distro == "" {
 		distro = p.distro()
@@ -66,11 +80,17 @@ func (p *Packages) List() []Package {
 	return out
 }
 
-func (p *Packages) open(name string) (*os.File, error) { return os.Open(filepath.Join(p.root, name)) }
+func (p *Packages) open(name string) (fs.File, error) {
+	return p.files.Open(strings.TrimPrefix(path.Clean(name), "/"))
+}
+
+func (p *Packages) read(name string) ([]byte, error) {
+	return fs.ReadFile(p.files, strings.TrimPrefix(path.Clean(name), "/"))
+}
 
 func (p *Packages) distro() string {
 	for _, name := range []string{"/etc/os-release", "/usr/lib/os-release"} {
-		b, err := os.ReadFile(filepath.Join(p.root, name))
+		b, err := p.read(name)
 		if err != nil {
 			continue
 		}
@@ -109,7 +129,7 @@ func (p *Packages) dpkg(distro string) error {
 }
 
 func (p *Packages) dpkgFiles(byName map[string]int) error {
-	lists, err := filepath.Glob(filepath.Join(p.root, "var/lib/dpkg/info/*.list"))
+	lists, err := fs.Glob(p.files, "var/lib/dpkg/info/*.list")
 	if err != nil {
 		return err
 	}
@@ -118,7 +138,7 @@ func (p *Packages) dpkgFiles(byName map[string]int) error {
 		if !ok {
 			continue
 		}
-		b, err := os.ReadFile(l)
+		b, err := p.read(l)
 		if err != nil {
 			return err
 		}
@@ -131,7 +151,7 @@ func (p *Packages) dpkgFiles(byName map[string]int) error {
 
 // diverted moves files that a package gave way with to their other names.
 func (p *Packages) diverted() error {
-	b, err := os.ReadFile(filepath.Join(p.root, "var/lib/dpkg/diversions"))
+	b, err := p.read("var/lib/dpkg/diversions")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -148,7 +168,7 @@ func (p *Packages) diverted() error {
 }
 
 // stanzas reads paragraphs of "Field: value" lines.
-func stanzas(f *os.File, fn func(map[string]string)) error {
+func stanzas(f io.Reader, fn func(map[string]string)) error {
 	sc := bufio.NewScanner(f)
 	sc.Buffer(nil, 16<<20)
 	field := map[string]string{}
@@ -211,7 +231,7 @@ func (p *Packages) golang() error {
 	if p.goDir == "" {
 		return nil
 	}
-	b, err := os.ReadFile(filepath.Join(p.root, p.goDir, "VERSION"))
+	b, err := p.read(path.Join(p.goDir, "VERSION"))
 	if err != nil {
 		return fmt.Errorf("reading the version of the Go distribution: %w", err)
 	}

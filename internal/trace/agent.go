@@ -41,7 +41,7 @@ func Main() int {
 		out.Encode(message{Error: err.Error()})
 		return 1
 	}
-	r.hidden = s.Hidden
+	r.hide(s.Hidden)
 	e, err := begin(s, r)
 	if err != nil {
 		out.Encode(message{Error: err.Error()})

@@ -47,8 +47,14 @@ type recorder struct {
 	read    map[int]map[identity]struct{} // what a living process is known to have read
 	last    map[int]int                   // our number of the last process that ended under one of the kernel's
 	failure string
-	hidden  []Hidden // set before anything is recorded
+	hidden  []Hidden // in arguments
+	secret  []Hidden // of them, what is hidden everywhere
+	room    int64    // bytes that the log may still get
 }
+
+// maxLog bounds an event log: what a build does must fill neither the disk nor
+// the memory of whoever reads its record.
+const maxLog = 1 << 30
 
 func newRecorder(path string) (*recorder, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -56,16 +62,31 @@ func newRecorder(path string) (*recorder, error) {
 		return nil, fmt.Errorf("making the event log: %w", err)
 	}
 	return &recorder{
-		file: f, out: bufio.NewWriterSize(f, 1<<18), hash: sha256.New(), began: time.Now(),
+		file: f, out: bufio.NewWriterSize(f, 1<<18), hash: sha256.New(), began: time.Now(), room: maxLog,
 		live: map[int]int{}, gone: map[int][]int{}, read: map[int]map[identity]struct{}{}, last: map[int]int{},
 	}, nil
 }
 
 // add gives an event its number and time and writes it; r.mu is held.
 func (r *recorder) add(e build.Event) {
-	r.seq++
-	e.Seq, e.Time = r.seq, time.Since(r.began).Nanoseconds()
+	if r.room == 0 {
+		return // it has failed
+	}
+	for _, text := range []*build.Raw{&e.Path, &e.To, &e.Address} {
+		*text = build.Raw(Hide(string(*text), r.secret))
+	}
+	for i, a := range e.Args {
+		e.Args[i] = build.Raw(Hide(string(a), r.hidden))
+	}
+	e.Seq, e.Time = r.seq+1, time.Since(r.began).Nanoseconds()
 	b, err := e.Encode()
+	if err == nil && int64(len(b)) > r.room {
+		r.room = 0
+		r.failed("the event log is larger than %d bytes", maxLog)
+		return
+	}
+	r.seq++
+	r.room -= int64(len(b))
 	if err == nil {
 		r.hash.Write(b)
 		_, err = r.out.Write(b)
@@ -101,6 +122,16 @@ func (r *recorder) fork(parent, child int) {
 	r.add(build.Event{Kind: build.EventFork, Process: r.live[parent], Child: r.next})
 }
 
+// hide is called before anything is recorded.
+func (r *recorder) hide(all []Hidden) {
+	r.hidden = all
+	for _, h := range all {
+		if !h.Argument {
+			r.secret = append(r.secret, h)
+		}
+	}
+}
+
 // Hide writes names in the place of values.
 func Hide(text string, hidden []Hidden) string {
 	for _, h := range hidden {
@@ -118,7 +149,7 @@ func (r *recorder) exec(pid int, path string, d hallmark.Digest, args []string, 
 	defer r.mu.Unlock()
 	raw := make([]build.Raw, len(args))
 	for i, a := range args {
-		raw[i] = build.Raw(Hide(a, r.hidden))
+		raw[i] = build.Raw(a)
 	}
 	r.add(build.Event{Kind: build.EventExec, Process: r.live[pid], Path: build.Raw(path), Digest: d, Args: raw, Script: script})
 }

@@ -54,8 +54,8 @@ type Subject struct {
 	// Digests is a file of digests of files outside of the sandbox's reach, known
 	// from earlier traces; empty: none is kept.
 	Digests string
-	// Hidden are values that must not come into the log: where an argument has one,
-	// its name is written.
+	// Hidden are values that must not come into the log: where an argument, a path
+	// or an address has one, its name is written.
 	Hidden []Hidden
 }
 
@@ -63,6 +63,9 @@ type Subject struct {
 type Hidden struct {
 	Name  string
 	Value []byte // never empty
+	// Argument: it is looked for in arguments alone. A variable whose value is a
+	// path is no credential where that path is used.
+	Argument bool
 }
 
 // Agent is a running agent.
