@@ -57,13 +57,17 @@ func TestCheckVendorRefuses(t *testing.T) {
 		"link":          {func(_ *Plan, e, _ string) { os.Symlink("a.go", filepath.Join(e, "vendor/example.com/Upper/b.go")) }, "no regular file"},
 		"no list":       {func(_ *Plan, e, _ string) { os.Remove(filepath.Join(e, list)) }, "modules.txt"},
 		"older version": {func(_ *Plan, e, _ string) { write(t, e, map[string]string{list: "# example.com/Upper v1.2.2\n"}) }, "modules.txt:1: example.com/Upper@v1.2.2 was not fetched"},
-		"climbing":      {func(_ *Plan, e, _ string) { write(t, e, map[string]string{list: "# example.com/Upper v1.2.3 => ../..\n"}) }, "outside of the tree"},
+		"climbing": {func(_ *Plan, e, _ string) {
+			write(t, e, map[string]string{list: "# example.com/Upper v1.2.3 => ../..\n"})
+		}, "outside of the tree"},
 		"itself": {func(_ *Plan, e, _ string) {
 			write(t, e, map[string]string{list: "# example.com/Upper v1.2.3 => ./nowhere\nexample.com/Upper\n"})
 		}, "is not in nowhere"},
-		"strange package": {func(_ *Plan, e, _ string) { write(t, e, map[string]string{list: "# example.com/Upper v1.2.3\n../../etc\n"}) }, "is not of module"},
-		"strange line":    {func(_ *Plan, e, _ string) { write(t, e, map[string]string{list: "example.com/Upper\n"}) }, "modules.txt:1"},
-		"strange module":  {func(_ *Plan, e, _ string) { write(t, e, map[string]string{list: "# ../x v1.2.3\n"}) }, "modules.txt:1"},
+		"strange package": {func(_ *Plan, e, _ string) {
+			write(t, e, map[string]string{list: "# example.com/Upper v1.2.3\n../../etc\n"})
+		}, "is not of module"},
+		"strange line":   {func(_ *Plan, e, _ string) { write(t, e, map[string]string{list: "example.com/Upper\n"}) }, "modules.txt:1"},
+		"strange module": {func(_ *Plan, e, _ string) { write(t, e, map[string]string{list: "# ../x v1.2.3\n"}) }, "modules.txt:1"},
 		"nothing fetched": {func(p *Plan, e, _ string) {
 			p.Files["go.mod"], p.Go = []byte("module x\n"), nil
 			write(t, e, map[string]string{"go.mod": "module x\n"})
