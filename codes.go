@@ -15,6 +15,7 @@ const (
 	CodeSourceTreeDirty         Code = "SOURCE_TREE_DIRTY"
 	CodeSourceObjectInvalid     Code = "SOURCE_OBJECT_INVALID"
 	CodeSourceRevisionUnknown   Code = "SOURCE_REVISION_UNKNOWN"
+	CodeSourceBinary            Code = "SOURCE_BINARY_UNEXPLAINED"
 
 	// Pipeline file.
 	CodePipelineInvalid      Code = "PIPELINE_INVALID"
@@ -26,6 +27,7 @@ const (
 	CodeDependencyUnavailable Code = "DEPENDENCY_UNAVAILABLE"
 	CodeDependencyIntegrity   Code = "DEPENDENCY_INTEGRITY"
 	CodeDependencyScript      Code = "DEPENDENCY_INSTALL_SCRIPT"
+	CodeDependencyVendor      Code = "DEPENDENCY_VENDOR_ALTERED"
 
 	// Scans.
 	CodeSecretFound       Code = "SECRET_FOUND"

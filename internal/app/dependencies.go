@@ -44,8 +44,11 @@ func (r *resolver) registries() map[intake.Registry]string {
 
 func (r *resolver) Plan(_ context.Context, export pipeline.Export) (hallmark.Digest, error) {
 	plan, err := intake.ReadPlan(export.Dir)
-	if err != nil || plan.Empty() {
+	if err != nil {
 		return "", err
+	}
+	if plan.Empty() {
+		return "", intake.CheckVendor(plan, export.Dir, "")
 	}
 	digest, err := plan.Digest()
 	if err != nil {
@@ -68,6 +71,9 @@ func (r *resolver) Fetch(ctx context.Context, export pipeline.Export, dest strin
 	if err != nil {
 		return pipeline.Dependencies{}, err
 	}
+	if err := intake.CheckVendor(plan, export.Dir, dest); err != nil {
+		return pipeline.Dependencies{}, err
+	}
 	return dependencies(res), durable.RemoveTree(work)
 }
 
@@ -77,7 +83,11 @@ func (r *resolver) Verify(_ context.Context, export pipeline.Export, dest string
 		return pipeline.Dependencies{}, err
 	}
 	res, err := intake.Verify(plan, dest)
-	return dependencies(res), err
+	if err != nil {
+		return pipeline.Dependencies{}, err
+	}
+	// The directory belongs to lock files, a vendor directory to this revision.
+	return dependencies(res), intake.CheckVendor(plan, export.Dir, dest)
 }
 
 func dependencies(res intake.Result) pipeline.Dependencies {

@@ -47,6 +47,7 @@ type sourcePort struct {
 func (s *sourcePort) Check(ctx context.Context, rev string) (pipeline.SourceFacts, error) {
 	p, err := source.Check(ctx, source.Config{
 		Repository: s.repo, URI: s.uri, CommittedOnly: s.committedOnly, Clock: now, Tool: s.tool,
+		Files: s.repo.Files, Binaries: s.room.params.Binaries,
 		Verify: func(sig, signed []byte, at time.Time) source.Verdict {
 			who, err := s.signers.VerifySSH(sig, signed, at)
 			v := source.Verdict{Principals: who}

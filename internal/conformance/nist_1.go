@@ -170,7 +170,7 @@ func nistFlow() []Requirement {
 			Force:   "S",
 			Text:    "Adding a pre-compiled binary or library to the repository or the dependency set fails unless a recorded waiver names it.",
 			Attacks: []string{"AT-22"},
-			Missing: "nothing looks for compiled binaries in the repository",
+			Missing: "compiled code in the repository is refused unless the policy approves its bytes; that of fetched dependencies is not looked for",
 		},
 		{
 			ID:      "N019",

@@ -95,6 +95,9 @@ func (r *run) resolve() error {
 			r.resolved(start, Reused)
 			return nil
 		}
+		if hallmark.CodeOf(err) == hallmark.CodeDependencyVendor {
+			return r.unresolved(start, err) // the fault of the revision, not of the directory
+		}
 		// Damaged or altered: it is not mended but fetched again.
 		if err := durable.RemoveTree(final); err != nil {
 			return fmt.Errorf("removing altered dependencies %s: %w", final, err)

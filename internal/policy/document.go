@@ -63,7 +63,7 @@ const BuildSection = "build"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images", "source.binaries"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -94,6 +94,7 @@ func Table() []Parameter {
 	return []Parameter{
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
 		{"checks.images", "image", "checks that must pass besides when an image is among the artifacts; never empty", oneOf("image")},
+		{"source.binaries", "none", "compiled code that may be in the tree: the approved files, each sha256:HEX, or none", func(s string) error { _, err := parseBinaries(s); return err }},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
 		{"sast.uncoveredSeverity", "medium", "severity of a language or file that no SAST engine analyses", severity},
@@ -478,6 +479,7 @@ type Parameters struct {
 	SecretRefs                                 []string          // whose builds may have secrets
 	Images                                     []string          // approved: host, or sha256:HEX
 	AnyImage                                   bool              // images are only recorded
+	Binaries                                   []hallmark.Digest // approved files of compiled code in the tree
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -516,6 +518,8 @@ func (d Document) Typed() (Parameters, error) {
 	p.SecretRefs, err = parseRefs(d.Value("build.secrets"))
 	note(err)
 	p.Images, p.AnyImage, err = parseImages(d.Value("build.images"))
+	note(err)
+	p.Binaries, err = parseBinaries(d.Value("source.binaries"))
 	note(err)
 	p.EgressAllowed = d.Value("build.egress") == "record"
 	p.Unexplained = d.Value("build.unexplained") == "record"

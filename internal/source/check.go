@@ -39,11 +39,18 @@ type Config struct {
 	CommittedOnly bool   // accept a work tree with changes
 	Clock         func() time.Time
 	Tool          hallmark.Tool
+	// Files calls each with every file of a tree. Errors say that the tree can't
+	// be read whole.
+	Files    func(ctx context.Context, tree string, each func(path string, data []byte) error) error
+	Binaries []hallmark.Digest // compiled code that may be in the tree
 }
 
 // Check judges a revision. It errs when the revision can't be named, or the work
 // tree has changes that the commit has not; everything else is in the record.
 func Check(ctx context.Context, cfg Config, rev string) (intoto.SourceProvenance, error) {
+	if cfg.Files == nil {
+		return intoto.SourceProvenance{}, hallmark.Errorf(hallmark.KindInternal, "a source check that does not look into the tree")
+	}
 	start := cfg.Clock()
 	commit, ref, err := cfg.Repository.Resolve(rev)
 	if err != nil {
@@ -144,5 +151,13 @@ func judge(ctx context.Context, cfg Config, c Commit, commit string, p *intoto.S
 	}
 	signer := v.Principals[i]
 	p.Signer = &signer
-	rec.Outcome = hallmark.Pass
+	why, err := binaries(ctx, cfg, c.Tree)
+	switch {
+	case err != nil:
+		end(hallmark.Errored, hallmark.CodeSourceObjectInvalid, "mend the repository", "the tree can't be read: %s", err)
+	case why != nil:
+		rec.Outcome, rec.Reasons = hallmark.Fail, append(rec.Reasons, *why)
+	default:
+		rec.Outcome = hallmark.Pass
+	}
 }

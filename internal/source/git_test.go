@@ -63,7 +63,7 @@ func TestSignedByGit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := source.Check(t.Context(), source.Config{Repository: repo, URI: "file:///r", Clock: time.Now,
+		p, err := source.Check(t.Context(), source.Config{Repository: repo, URI: "file:///r", Files: repo.Files, Clock: time.Now,
 			Verify: func(sig, signed []byte, at time.Time) source.Verdict {
 				who, err := signers.VerifySSH(sig, signed, at)
 				if err != nil {

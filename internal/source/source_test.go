@@ -134,7 +134,7 @@ func TestCheck(t *testing.T) {
 		"shallow":         {fake{raw: good, why: "shallow"}, allow(dev), hallmark.Errored, hallmark.CodeSourceHistoryIncomplete},
 		"bad and shallow": {fake{raw: object("", "m\n"), why: "shallow"}, allow(dev), hallmark.Errored, hallmark.CodeSourceHistoryIncomplete},
 	} {
-		p, err := Check(t.Context(), Config{Repository: tc.repo, Verify: tc.verify, URI: "file:///r", Clock: func() time.Time { return now }}, "HEAD")
+		p, err := Check(t.Context(), Config{Repository: tc.repo, Verify: tc.verify, URI: "file:///r", Files: files(nil), Clock: func() time.Time { return now }}, "HEAD")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -168,7 +168,7 @@ func TestKeyChangesHands(t *testing.T) {
 		}
 		return Verdict{Principals: []hallmark.Principal{{Name: "eve@example.org"}}}
 	}
-	p, err := Check(t.Context(), Config{Repository: fake{raw: object("gpgsig "+armor, "m\n")}, Verify: verify, URI: "file:///r",
+	p, err := Check(t.Context(), Config{Repository: fake{raw: object("gpgsig "+armor, "m\n")}, Verify: verify, URI: "file:///r", Files: files(nil),
 		Clock: func() time.Time { return time.Unix(1_800_000_000, 0) }}, "HEAD")
 	if err != nil || p.Check.Outcome != hallmark.Fail || p.Check.Reasons[0].Code != hallmark.CodeSourceSignerNotAllowed {
 		t.Errorf("%+v, %v", p.Check, err)
@@ -176,7 +176,7 @@ func TestKeyChangesHands(t *testing.T) {
 }
 
 func TestDirtyTree(t *testing.T) {
-	cfg := Config{Repository: fake{raw: object("", "m\n"), dirty: []string{"a"}}, URI: "file:///r", Clock: time.Now}
+	cfg := Config{Repository: fake{raw: object("", "m\n"), dirty: []string{"a"}}, URI: "file:///r", Files: files(nil), Clock: time.Now}
 	if _, err := Check(t.Context(), cfg, "HEAD"); hallmark.CodeOf(err) != hallmark.CodeSourceTreeDirty || hallmark.HintOf(err) == "" {
 		t.Errorf("dirty: %v", err)
 	}
