@@ -240,8 +240,13 @@ func (b *builder) products(ctx context.Context, out *traced, sum *build.Summary,
 	return nil
 }
 
-// leftIn hashes every regular file that a build left in its workspace.
+// leftIn hashes every regular file that a build left in its workspace. What it
+// closed to us, where it ran as our own user, is opened: no build may keep its
+// record from being made. No process of it is left.
 func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
+	if err := os.Chmod(upper, 0o755); err != nil { //nolint:gosec // the directory that we made
+		return nil, err
+	}
 	root, err := os.OpenRoot(upper)
 	if err != nil {
 		return nil, err
@@ -249,8 +254,20 @@ func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
 	defer root.Close()
 	out := map[build.Raw]hallmark.Digest{}
 	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
 			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if mode := info.Mode().Perm(); mode&0o500 != 0o500 && (d.IsDir() || mode&0o400 == 0) {
+			if err := root.Chmod(p, mode|0o700); err != nil {
+				return err
+			}
+		}
+		if d.IsDir() {
+			return nil
 		}
 		f, err := root.Open(p)
 		if err != nil {
