@@ -34,6 +34,7 @@ type traced struct {
 	logs     []hallmark.Digest  // of each step; "" where there is none
 	programs []build.Executable // that ran, with the steps that ran them
 	written  []hallmark.Digest  // contents that the build wrote
+	brought  []hallmark.Digest  // contents of source and dependencies that it read
 	reasons  []hallmark.Reason
 }
 
@@ -75,7 +76,13 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	}
 	out.programs, out.written = sum.Programs(), sum.Written()
 	describeProcesses(&out.trace, sum)
-	if err := out.materials(ctx, b.stores, sum, origins.Explain(sum), b.home.params.Unexplained); err != nil {
+	materials := origins.Explain(sum)
+	for _, m := range materials {
+		if m.Digest != "" && (m.Origin == build.OriginSource || m.Origin == build.OriginDependency) {
+			out.brought = append(out.brought, m.Digest)
+		}
+	}
+	if err := out.materials(ctx, b.stores, sum, materials, b.home.params.Unexplained); err != nil {
 		return out, err
 	}
 	return out, b.products(ctx, &out, sum, sandbox.Upper(scratch), whole)
