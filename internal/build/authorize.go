@@ -6,6 +6,7 @@ package build
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -125,6 +126,8 @@ func (r Rule) programs(executed []Executable, written, brought []hallmark.Digest
 			if !r.Built {
 				out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "which the build wrote itself"))
 			}
+		case !r.Built && isLoader(x.Path) && !slices.Contains(r.Digests, x.Digest):
+			out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "a loader, which runs whatever program it is told to, one that the build wrote too"))
 		case inWritable(x.Path), r.AnyTool, slices.Contains(r.Digests, x.Digest):
 		case len(r.Programs[x.Path]) == 0:
 			out = append(out, r.refuse(hallmark.CodeBuildTool, x, "tools.inventory", "which the inventory does not list"))
@@ -135,6 +138,13 @@ func (r Rule) programs(executed []Executable, written, brought []hallmark.Digest
 	}
 	slices.SortStableFunc(out, func(a, b hallmark.Reason) int { return cmp.Compare(a.Message, b.Message) })
 	return out
+}
+
+// isLoader reports whether a program is the dynamic loader: the kernel starts it
+// beside every program, which is no execution of it.
+func isLoader(at string) bool {
+	name := path.Base(at)
+	return (strings.HasPrefix(name, "ld-") || strings.HasPrefix(name, "ld.so") || strings.HasPrefix(name, "ld64.so")) && strings.Contains(name, ".so")
 }
 
 func (r Rule) refuse(code hallmark.Code, x Executable, field, why string) hallmark.Reason {

@@ -189,6 +189,13 @@ func TestProgramsNamed(t *testing.T) {
 	if got := (Rule{}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
 		t.Errorf("a built program: %+v", got)
 	}
+	loader := []Executable{{"/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", wrapped, "s"}}
+	if got := (Rule{AnyTool: true}).programs(loader, nil, nil); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
+		t.Errorf("a loader, which runs what was built: %+v", got)
+	}
+	if got := (Rule{AnyTool: true, Digests: []hallmark.Digest{wrapped}}).programs(loader, nil, nil); len(got) != 0 {
+		t.Errorf("a loader that is approved: %+v", got)
+	}
 	if got := (Rule{Built: true}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 0 {
 		t.Errorf("a built program that may run: %+v", got)
 	}
