@@ -65,7 +65,8 @@ func (p Provenance) Image() (string, error) {
 	platform, err := internal[struct {
 		Image string `json:"image"`
 	}](p, internalPlatform)
-	return platform.Image, err
+	// The name before the digest is for readers; rules name the digest alone.
+	return platform.Image[strings.LastIndexByte(platform.Image, '@')+1:], err
 }
 
 func internal[T any](p Provenance, name string) (T, error) {

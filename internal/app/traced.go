@@ -34,6 +34,7 @@ type traced struct {
 	logs     []hallmark.Digest  // of each step; "" where there is none
 	programs []build.Executable // that ran, with the steps that ran them
 	written  []hallmark.Digest  // contents that the build wrote
+	brought  []hallmark.Digest  // contents of source and dependencies that it read
 	reasons  []hallmark.Reason
 }
 
@@ -75,7 +76,13 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	}
 	out.programs, out.written = sum.Programs(), sum.Written()
 	describeProcesses(&out.trace, sum)
-	if err := out.materials(ctx, b.stores, sum, origins.Explain(sum), b.home.params.Unexplained); err != nil {
+	materials := origins.Explain(sum)
+	for _, m := range materials {
+		if m.Digest != "" && (m.Origin == build.OriginSource || m.Origin == build.OriginDependency) {
+			out.brought = append(out.brought, m.Digest)
+		}
+	}
+	if err := out.materials(ctx, b.stores, sum, materials, b.home.params.Unexplained); err != nil {
 		return out, err
 	}
 	return out, b.products(ctx, &out, sum, sandbox.Upper(scratch), whole)
@@ -240,8 +247,13 @@ func (b *builder) products(ctx context.Context, out *traced, sum *build.Summary,
 	return nil
 }
 
-// leftIn hashes every regular file that a build left in its workspace.
+// leftIn hashes every regular file that a build left in its workspace. What it
+// closed to us, where it ran as our own user, is opened: no build may keep its
+// record from being made. No process of it is left.
 func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
+	if err := os.Chmod(upper, 0o755); err != nil { //nolint:gosec // the directory that we made
+		return nil, err
+	}
 	root, err := os.OpenRoot(upper)
 	if err != nil {
 		return nil, err
@@ -249,8 +261,20 @@ func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
 	defer root.Close()
 	out := map[build.Raw]hallmark.Digest{}
 	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
 			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if mode := info.Mode().Perm(); mode&0o500 != 0o500 && (d.IsDir() || mode&0o400 == 0) {
+			if err := root.Chmod(p, mode|0o700); err != nil {
+				return err
+			}
+		}
+		if d.IsDir() {
+			return nil
 		}
 		f, err := root.Open(p)
 		if err != nil {

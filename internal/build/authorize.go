@@ -6,6 +6,7 @@ package build
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -64,6 +65,7 @@ type Facts struct {
 	TraceWhole    bool     // every step's trace tells everything
 	Executed      []Executable
 	Written       []hallmark.Digest // of files that the steps closed after they could write to them
+	Brought       []hallmark.Digest // of files of source and dependencies that were read
 	Artifacts     int
 	SourceChanged bool
 	Reasons       []hallmark.Reason // found before
@@ -100,23 +102,32 @@ func (p Policy) permitted(f Facts) []hallmark.Reason {
 			Fix: "hallmark doctor says whether a tracing agent can attach here; build where one can",
 		}}
 	}
-	return rule.programs(f.Executed, f.Written)
+	return rule.programs(f.Executed, f.Written, f.Brought)
 }
 
-// programs judges what was executed. What a whole trace tells of a program in a
-// writable place, and not that the build wrote it, came with source or
-// dependencies, which are materials.
-func (r Rule) programs(executed []Executable, written []hallmark.Digest) []hallmark.Reason {
+// programs judges what was executed. A program in a writable place came with
+// source or dependencies, which are materials, or the build made it: by writing
+// it, or in a way that is no writing, such as to cut the end off a file.
+func (r Rule) programs(executed []Executable, written, brought []hallmark.Digest) []hallmark.Reason {
 	var out []hallmark.Reason
 	seen := map[Executable]bool{}
+	came := map[hallmark.Digest]bool{}
+	for _, d := range brought {
+		came[d] = true
+	}
+	for _, d := range written {
+		came[d] = false
+	}
 	for _, x := range executed {
 		switch first := !seen[x]; {
 		case !first:
 			continue
-		case inWritable(x.Path) && slices.Contains(written, x.Digest):
+		case inWritable(x.Path) && !came[x.Digest]:
 			if !r.Built {
 				out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "which the build wrote itself"))
 			}
+		case !r.Built && isLoader(x.Path) && !slices.Contains(r.Digests, x.Digest):
+			out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "a loader, which runs whatever program it is told to, one that the build wrote too"))
 		case inWritable(x.Path), r.AnyTool, slices.Contains(r.Digests, x.Digest):
 		case len(r.Programs[x.Path]) == 0:
 			out = append(out, r.refuse(hallmark.CodeBuildTool, x, "tools.inventory", "which the inventory does not list"))
@@ -127,6 +138,13 @@ func (r Rule) programs(executed []Executable, written []hallmark.Digest) []hallm
 	}
 	slices.SortStableFunc(out, func(a, b hallmark.Reason) int { return cmp.Compare(a.Message, b.Message) })
 	return out
+}
+
+// isLoader reports whether a program is the dynamic loader: the kernel starts it
+// beside every program, which is no execution of it.
+func isLoader(at string) bool {
+	name := path.Base(at)
+	return (strings.HasPrefix(name, "ld-") || strings.HasPrefix(name, "ld.so") || strings.HasPrefix(name, "ld64.so")) && strings.Contains(name, ".so")
 }
 
 func (r Rule) refuse(code hallmark.Code, x Executable, field, why string) hallmark.Reason {

@@ -120,7 +120,7 @@ func TestAuthorize(t *testing.T) {
 		return Rule{Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}}, nil
 	}}
 	p.Tools = []string{"cc=aa"}
-	base := Facts{Request: Request{Repository: "r", Builder: "b"}, TraceWhole: true, Executed: []Executable{{"/usr/bin/cc", cc, "x"}, {"/workspace/configure", other, "x"}}, BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
+	base := Facts{Request: Request{Repository: "r", Builder: "b"}, TraceWhole: true, Executed: []Executable{{"/usr/bin/cc", cc, "x"}, {"/workspace/configure", other, "x"}}, Brought: []hallmark.Digest{other}, BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
 	if d := Authorize(p, base); !d.Allowed() {
 		t.Fatalf("a good build: %+v", d)
 	}
@@ -132,6 +132,7 @@ func TestAuthorize(t *testing.T) {
 		"wrapped":     func(f *Facts) { f.Executed = []Executable{{"/usr/bin/cc", other, "x"}} },
 		"from memory": func(f *Facts) { f.Executed = []Executable{{"/memfd:x (deleted)", other, "x"}} },
 		"built":       func(f *Facts) { f.Written = []hallmark.Digest{other} },
+		"cut short":   func(f *Facts) { f.Brought = nil }, // no writing of these bytes was seen, and nobody brought them
 		"unnamed":     func(f *Facts) { f.Executed = []Executable{{"", other, "x"}} },
 		"beside":      func(f *Facts) { f.Executed = []Executable{{"/workspace-2/x", other, "x"}} },
 		"guarantee":   func(f *Facts) { f.Guarantees = []Guarantee{{Name: "no-network"}} },
@@ -173,7 +174,7 @@ func TestAuthorize(t *testing.T) {
 func TestProgramsNamed(t *testing.T) {
 	cc, wrapped := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("wrapped"))
 	r := Rule{Name: "release", Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}}
-	got := r.programs([]Executable{{"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", cc, "compile"}}, nil)
+	got := r.programs([]Executable{{"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", cc, "compile"}}, nil, nil)
 	if len(got) != 1 || got[0].Code != hallmark.CodeBuildTool || got[0].Nearest != "rule release" {
 		t.Fatalf("%+v", got)
 	}
@@ -182,13 +183,20 @@ func TestProgramsNamed(t *testing.T) {
 			t.Errorf("%s: no %s", got[0].Message, want)
 		}
 	}
-	if got := (Rule{Digests: []hallmark.Digest{wrapped}}).programs([]Executable{{"/opt/x", wrapped, "s"}}, nil); len(got) != 0 {
+	if got := (Rule{Digests: []hallmark.Digest{wrapped}}).programs([]Executable{{"/opt/x", wrapped, "s"}}, nil, nil); len(got) != 0 {
 		t.Errorf("a program approved by digest: %+v", got)
 	}
-	if got := (Rule{}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
+	if got := (Rule{}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
 		t.Errorf("a built program: %+v", got)
 	}
-	if got := (Rule{Built: true}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}); len(got) != 0 {
+	loader := []Executable{{"/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", wrapped, "s"}}
+	if got := (Rule{AnyTool: true}).programs(loader, nil, nil); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
+		t.Errorf("a loader, which runs what was built: %+v", got)
+	}
+	if got := (Rule{AnyTool: true, Digests: []hallmark.Digest{wrapped}}).programs(loader, nil, nil); len(got) != 0 {
+		t.Errorf("a loader that is approved: %+v", got)
+	}
+	if got := (Rule{Built: true}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 0 {
 		t.Errorf("a built program that may run: %+v", got)
 	}
 }

@@ -99,7 +99,12 @@ func overlay(lower, upper, work string) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(fs)
-	for _, o := range [][2]string{{"lowerdir+", lower}, {"upperdir", upper}, {"workdir", work}, {"index", "on"}, {"nfs_export", "on"}} {
+	// What was written is read from the upper directory alone: neither a file without
+	// its content nor a directory that stands for a renamed one may be there, as some
+	// kernels make them when nobody says otherwise.
+	for _, o := range [][2]string{
+		{"lowerdir+", lower}, {"upperdir", upper}, {"workdir", work}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
+	} {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return -1, fmt.Errorf("%s: %w", o[0], err)
 		}
