@@ -16,6 +16,7 @@ const (
 	CodeSourceObjectInvalid     Code = "SOURCE_OBJECT_INVALID"
 	CodeSourceRevisionUnknown   Code = "SOURCE_REVISION_UNKNOWN"
 	CodeSourceBinary            Code = "SOURCE_BINARY_UNEXPLAINED"
+	CodeSourceGenerated         Code = "SOURCE_GENERATED_DIFFERS"
 
 	// Pipeline file.
 	CodePipelineInvalid      Code = "PIPELINE_INVALID"

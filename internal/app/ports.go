@@ -366,7 +366,9 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert, Mask: b.parts.Mask}, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert, Mask: b.parts.Mask, Regenerated: func(paths []string) []hallmark.Reason {
+		return b.parts.Regenerated(in.Export.Dir, sandbox.Upper(scratch), paths)
+	}}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}

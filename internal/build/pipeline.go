@@ -43,6 +43,9 @@ type Step struct {
 	Env     map[string]string
 	Timeout time.Duration // 0: the limit of the policy
 	Secrets []string      // names
+	// Regenerates are slash-separated paths in the workspace where the commit
+	// holds what this step writes.
+	Regenerates []string
 }
 
 // Test reports whether the step is a test: it is named "test" or begins with
@@ -202,7 +205,7 @@ var secretName = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (p *parser) step(n *yaml.Node, i int) Step {
-	f := p.fields(n, "a step", "name", "run", "env", "timeout", "secrets")
+	f := p.fields(n, "a step", "name", "run", "env", "timeout", "secrets", "regenerates")
 	s := Step{Name: fmt.Sprintf("step-%d", i+1)}
 	if f["name"] != nil {
 		if s.Name = p.text(f["name"], "name"); !stepName.MatchString(s.Name) {
@@ -235,6 +238,9 @@ func (p *parser) step(n *yaml.Node, i int) Step {
 			}
 			s.Secrets = append(s.Secrets, name)
 		}
+	}
+	if f["regenerates"] != nil {
+		s.Regenerates = p.regenerates(f["regenerates"])
 	}
 	if f["timeout"] != nil {
 		d, err := time.ParseDuration(p.text(f["timeout"], "timeout"))

@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 )
 
@@ -26,6 +27,10 @@ func at22() []Case {
 		{
 			Attack: "AT-22", Letter: "b", Does: "a file under vendor/ is edited; go.mod and go.sum are as they were", Control: "vendored files are compared with the modules that go.sum vouches for",
 			Stops: hallmark.CodeDependencyVendor, Residual: "a module that was malicious when go.sum was written", attack: editedVendor,
+		},
+		{
+			Attack: "AT-22", Letter: "c", Does: "a committed generated file is not what its generator makes", Control: "what a step regenerates is compared with the commit",
+			Stops: hallmark.CodeSourceGenerated, Residual: "a generated file that the pipeline does not name, and a generator that only copies what was committed", attack: editedGenerated,
 		},
 	}
 }
@@ -156,4 +161,22 @@ func editedVendor(ctx context.Context, g *ground, c Control) (_ effect, err erro
 		return effect{}, err
 	}
 	return f.unlessDenied(ctx, hallmark.CodeDependencyVendor, "the module that go.sum vouches for has another file")
+}
+
+func editedGenerated(ctx context.Context, g *ground, c Control) (effect, error) {
+	def := "apiVersion: hallmark/v1\nkind: Pipeline\nbuild:\n  steps:\n    - run: mkdir -p out; cp generated.txt out/app\n" +
+		"    - name: generate\n      run: sed s/template/reviewed/ template.txt > generated.txt\n      regenerates: [generated.txt]\n    - name: test\n      run: test -s out/app\n  artifacts: [out/app]\n"
+	r, err := g.project("edited-generated", map[string]string{"template.txt": "template\n", "generated.txt": poison, pipeline.PipelineFile: def})
+	if err != nil {
+		return effect{}, err
+	}
+	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
+		if c == Off {
+			p.Regenerated = func(string, string, []string) []hallmark.Reason { return nil }
+		}
+	}))
+	if err != nil {
+		return effect{}, err
+	}
+	return f.unlessDenied(ctx, hallmark.CodeSourceGenerated, "the generator makes another file")
 }
