@@ -96,7 +96,9 @@ type BuildParts struct {
 	Collect func(dir string, names []string) ([]build.Output, []hallmark.Reason)
 	// Regenerated compares what a step wrote with what the commit has there.
 	Regenerated func(source, written string, paths []string) []hallmark.Reason
-	Authorize   func(build.Policy, build.Facts) hallmark.Decision
+	// SourceArchive compares an archive of the source with the commit.
+	SourceArchive func(source, name string, data []byte) *hallmark.Reason
+	Authorize     func(build.Policy, build.Facts) hallmark.Decision
 	// Permit is the build policy: asked before anything runs, and by Authorize.
 	Permit build.Permit
 	// Secrets judges whether a revision may have what its steps name; Mask hides
@@ -109,7 +111,7 @@ func buildParts(r *room, h *Home) BuildParts {
 	return BuildParts{
 		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
-		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, Authorize: build.Authorize,
+		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, SourceArchive: build.SourceArchive, Authorize: build.Authorize,
 		Secrets: build.JudgeSecrets, Mask: build.NewMask,
 	}
 }
@@ -124,7 +126,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.Authorize == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

@@ -401,7 +401,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		if err != nil {
 			return out, err
 		}
-		bad = append(bad, more...)
+		bad = append(append(bad, more...), b.archives(in, def, outputs)...)
 		reasons = append(reasons, bad...)
 		if len(bad) == 0 && len(reasons) == 0 {
 			for _, o := range outputs {

@@ -30,6 +30,7 @@ import (
 type Pipeline struct {
 	Steps     []Step
 	Artifacts []string // slash-separated paths in the workspace
+	Sources   []string // those of Artifacts that are archives of the source
 
 	Toolchain  ImageRef // that steps run with; the zero value is the host's
 	Images     []ImageArtifact
@@ -190,6 +191,11 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 	if p.need(top["build"], b["artifacts"], "artifacts") {
 		seen := map[string]bool{}
 		for _, a := range p.list(b["artifacts"], "build.artifacts") {
+			if a.Kind == yaml.MappingNode && names(a, "source") {
+				out.Sources = append(out.Sources, p.sourceArtifact(a, seen))
+				out.Artifacts = append(out.Artifacts, out.Sources[len(out.Sources)-1])
+				continue
+			}
 			if a.Kind == yaml.MappingNode {
 				out.Images = append(out.Images, p.imageArtifact(a, seen))
 				continue
