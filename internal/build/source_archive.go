@@ -124,6 +124,7 @@ func archiveFiles(data []byte, compressed bool) (map[string]archived, error) {
 	in = &io.LimitedReader{R: in, N: maxArchived}
 	t := tar.NewReader(in)
 	out := map[string]archived{}
+	left := int64(maxArchived)
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -147,6 +148,10 @@ func archiveFiles(data []byte, compressed bool) (map[string]archived, error) {
 		}
 		switch h.Typeflag {
 		case tar.TypeReg:
+			// A sparse file takes no room in the archive, and any amount here.
+			if left -= h.Size; left < 0 || sparse(h) {
+				return nil, fmt.Errorf("%.200q is sparse, or it and those before it have more than %d bytes", h.Name, int64(maxArchived))
+			}
 			b, err := io.ReadAll(t)
 			if err != nil {
 				return nil, fmt.Errorf("reading %.200q: %w", h.Name, err)
@@ -164,6 +169,15 @@ func archiveFiles(data []byte, compressed bool) (map[string]archived, error) {
 		return nil, errors.Join(errors.New("there is something behind its end"), err)
 	}
 	return out, nil
+}
+
+func sparse(h *tar.Header) bool {
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // withoutTop takes away the one directory that everything is in.
