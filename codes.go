@@ -16,6 +16,8 @@ const (
 	CodeSourceObjectInvalid     Code = "SOURCE_OBJECT_INVALID"
 	CodeSourceRevisionUnknown   Code = "SOURCE_REVISION_UNKNOWN"
 	CodeSourceBinary            Code = "SOURCE_BINARY_UNEXPLAINED"
+	CodeSourceGenerated         Code = "SOURCE_GENERATED_DIFFERS"
+	CodeSourceArchive           Code = "SOURCE_ARCHIVE_DIFFERS"
 
 	// Pipeline file.
 	CodePipelineInvalid      Code = "PIPELINE_INVALID"

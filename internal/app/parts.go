@@ -108,9 +108,13 @@ type BuildParts struct {
 	Engine func(BuildPlace) build.Engine
 	// Watch begins to watch the copy of the source, which has this manifest;
 	// changed is asked once, when the steps have ended.
-	Watch     func(dir string, manifest hallmark.Digest) (changed func() (bool, error), err error)
-	Collect   func(dir string, names []string) ([]build.Output, []hallmark.Reason)
-	Authorize func(build.Policy, build.Facts) hallmark.Decision
+	Watch   func(dir string, manifest hallmark.Digest) (changed func() (bool, error), err error)
+	Collect func(dir string, names []string) ([]build.Output, []hallmark.Reason)
+	// Regenerated compares what a step wrote with what the commit has there.
+	Regenerated func(source, written string, paths []string) []hallmark.Reason
+	// SourceArchive compares an archive of the source with the commit.
+	SourceArchive func(source, name string, data []byte) *hallmark.Reason
+	Authorize     func(build.Policy, build.Facts) hallmark.Decision
 	// Permit is the build policy: asked before anything runs, and by Authorize.
 	Permit build.Permit
 	// Secrets judges whether a revision may have what its steps name; Mask hides
@@ -123,7 +127,7 @@ func buildParts(r *room, h *Home) BuildParts {
 	return BuildParts{
 		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
-		Watch:  watchSource, Collect: build.Collect, Authorize: build.Authorize,
+		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, SourceArchive: build.SourceArchive, Authorize: build.Authorize,
 		Secrets: build.JudgeSecrets, Mask: build.NewMask,
 	}
 }
@@ -138,7 +142,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Authorize == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

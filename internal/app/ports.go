@@ -368,7 +368,9 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert, Mask: b.parts.Mask}, now)
+	res, err := build.Run(ctx, eng, def, build.Given{Env: kit.environment(in, values), Timeout: b.home.params.BuildTimeout, Secrets: b.given.secrets, Alert: b.given.alert, Mask: b.parts.Mask, Regenerated: func(paths []string) []hallmark.Reason {
+		return b.parts.Regenerated(in.Export.Dir, sandbox.Upper(scratch), paths)
+	}}, now)
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
@@ -401,7 +403,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 		if err != nil {
 			return out, err
 		}
-		bad = append(bad, more...)
+		bad = append(append(bad, more...), b.archives(in, def, outputs)...)
 		reasons = append(reasons, bad...)
 		if len(bad) == 0 && len(reasons) == 0 {
 			for _, o := range outputs {

@@ -30,6 +30,7 @@ import (
 type Pipeline struct {
 	Steps     []Step
 	Artifacts []string // slash-separated paths in the workspace
+	Sources   []string // those of Artifacts that are archives of the source
 
 	Toolchain  ImageRef // that steps run with; the zero value is the host's
 	Images     []ImageArtifact
@@ -43,6 +44,9 @@ type Step struct {
 	Env     map[string]string
 	Timeout time.Duration // 0: the limit of the policy
 	Secrets []string      // names
+	// Regenerates are slash-separated paths in the workspace where the commit
+	// holds what this step writes.
+	Regenerates []string
 }
 
 // Test reports whether the step is a test: it is named "test" or begins with
@@ -187,6 +191,11 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 	if p.need(top["build"], b["artifacts"], "artifacts") {
 		seen := map[string]bool{}
 		for _, a := range p.list(b["artifacts"], "build.artifacts") {
+			if a.Kind == yaml.MappingNode && names(a, "source") {
+				out.Sources = append(out.Sources, p.sourceArtifact(a, seen))
+				out.Artifacts = append(out.Artifacts, out.Sources[len(out.Sources)-1])
+				continue
+			}
 			if a.Kind == yaml.MappingNode {
 				out.Images = append(out.Images, p.imageArtifact(a, seen))
 				continue
@@ -202,7 +211,7 @@ var secretName = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (p *parser) step(n *yaml.Node, i int) Step {
-	f := p.fields(n, "a step", "name", "run", "env", "timeout", "secrets")
+	f := p.fields(n, "a step", "name", "run", "env", "timeout", "secrets", "regenerates")
 	s := Step{Name: fmt.Sprintf("step-%d", i+1)}
 	if f["name"] != nil {
 		if s.Name = p.text(f["name"], "name"); !stepName.MatchString(s.Name) {
@@ -235,6 +244,9 @@ func (p *parser) step(n *yaml.Node, i int) Step {
 			}
 			s.Secrets = append(s.Secrets, name)
 		}
+	}
+	if f["regenerates"] != nil {
+		s.Regenerates = p.regenerates(f["regenerates"])
 	}
 	if f["timeout"] != nil {
 		d, err := time.ParseDuration(p.text(f["timeout"], "timeout"))

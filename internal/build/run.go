@@ -88,6 +88,8 @@ type StepResult struct {
 	Command []string
 	Report  CommandReport
 	Log     []byte // the first 4 MiB
+	// Differs says what the step regenerated to other bytes than the commit has.
+	Differs []hallmark.Reason
 }
 
 // Good reports whether the step ended as it should.
@@ -122,6 +124,9 @@ type Given struct {
 	Secrets map[string][]byte // by name; a step gets those that it names
 	Alert   func(step string, e Egress)
 	Mask    func(out io.Writer, secrets map[string][]byte) Masker // nil is NewMask
+	// Regenerated compares paths of the workspace with the commit; needed by
+	// pipelines with a step that regenerates any.
+	Regenerated func(paths []string) []hallmark.Reason
 }
 
 // Run runs the steps in order and stops at the first that fails. An error means
@@ -159,8 +164,15 @@ func Run(ctx context.Context, engine Engine, p *Pipeline, given Given, clock fun
 		}
 		r.Steps = append(r.Steps, StepResult{Step: s, Command: []string{"sh", "-e", "-c", s.Run}, Report: rep, Log: log.b})
 		r.Guarantees = merge(r.Guarantees, rep.Guarantees)
-		if !r.Steps[len(r.Steps)-1].Good() {
+		last := &r.Steps[len(r.Steps)-1]
+		if !last.Good() {
 			break
+		}
+		if len(s.Regenerates) > 0 {
+			if given.Regenerated == nil {
+				return r, hallmark.Errorf(hallmark.KindInternal, "step %s regenerates files, and nobody compares them", s.Name)
+			}
+			last.Differs = given.Regenerated(s.Regenerates)
 		}
 	}
 	r.FinishedOn = clock()
@@ -237,6 +249,10 @@ func (r Result) Reasons(egressAllowed bool) (build, tests []hallmark.Reason) {
 				Code: hallmark.CodeBuildEgress, Check: "build", Message: fmt.Sprintf("step %s: %s tried to reach %s", s.Name, e.Process, to),
 				Fix: "declare what the build needs as a dependency, so that it is fetched before; a build reaches no network",
 			})
+		}
+		for _, d := range s.Differs {
+			d.Message = "step " + s.Name + ": " + d.Message
+			build = append(build, d)
 		}
 		if s.Good() {
 			continue

@@ -4,6 +4,7 @@
 package drill
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"slices"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/app"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 )
 
@@ -26,6 +28,14 @@ func at22() []Case {
 		{
 			Attack: "AT-22", Letter: "b", Does: "a file under vendor/ is edited; go.mod and go.sum are as they were", Control: "vendored files are compared with the modules that go.sum vouches for",
 			Stops: hallmark.CodeDependencyVendor, Residual: "a module that was malicious when go.sum was written", attack: editedVendor,
+		},
+		{
+			Attack: "AT-22", Letter: "c", Does: "a committed generated file is not what its generator makes", Control: "what a step regenerates is compared with the commit",
+			Stops: hallmark.CodeSourceGenerated, Residual: "a generated file that the pipeline does not name, and a generator that only copies what was committed", attack: editedGenerated,
+		},
+		{
+			Attack: "AT-22", Letter: "d", Does: "the source archive of a release holds a file that is not in git", Control: "an archive of the source is compared with the commit",
+			Stops: hallmark.CodeSourceArchive, Residual: "an archive that the pipeline declares as any other artifact", attack: stuffedArchive,
 		},
 	}
 }
@@ -156,4 +166,48 @@ func editedVendor(ctx context.Context, g *ground, c Control) (_ effect, err erro
 		return effect{}, err
 	}
 	return f.unlessDenied(ctx, hallmark.CodeDependencyVendor, "the module that go.sum vouches for has another file")
+}
+
+func editedGenerated(ctx context.Context, g *ground, c Control) (effect, error) {
+	def := "apiVersion: hallmark/v1\nkind: Pipeline\nbuild:\n  steps:\n    - run: mkdir -p out; cp generated.txt out/app\n" +
+		"    - name: generate\n      run: sed s/template/reviewed/ template.txt > generated.txt\n      regenerates: [generated.txt]\n    - name: test\n      run: test -s out/app\n  artifacts: [out/app]\n"
+	r, err := g.project("edited-generated", map[string]string{"template.txt": "template\n", "generated.txt": poison, pipeline.PipelineFile: def})
+	if err != nil {
+		return effect{}, err
+	}
+	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
+		if c == Off {
+			p.Regenerated = func(string, string, []string) []hallmark.Reason { return nil }
+		}
+	}))
+	if err != nil {
+		return effect{}, err
+	}
+	return f.unlessDenied(ctx, hallmark.CodeSourceGenerated, "the generator makes another file")
+}
+
+func stuffedArchive(ctx context.Context, g *ground, c Control) (effect, error) {
+	const step = "mkdir -p out /tmp/app; cp -r source.txt .hallmark /tmp/app; echo poisoned > /tmp/app/build-to-host.m4; tar -C /tmp -cf out/app.tar app"
+	def := definition(step, "test -s out/app.tar", "source: out/app.tar")
+	r, err := g.project("stuffed-archive", map[string]string{"source.txt": clean, pipeline.PipelineFile: def})
+	if err != nil {
+		return effect{}, err
+	}
+	f, err := g.run(ctx, r, compose(func(p *app.BuildParts) {
+		if c == Off {
+			p.SourceArchive = func(string, string, []byte) *hallmark.Reason { return nil }
+		}
+	}))
+	if err != nil {
+		return effect{}, err
+	}
+	b := f.artifact("app.tar")
+	if b == nil {
+		return effect{reason: hallmark.CodeSourceArchive, detail: "the archive is not published"}, f.denied(ctx, hallmark.CodeSourceArchive)
+	}
+	p, ok, err := f.provenance("app.tar")
+	if err != nil || !ok || p.BuildDefinition.ExternalParameters.Revision != f.Revision.Commit || !bytes.Contains(b, []byte(poison)) {
+		return effect{}, errors.Join(fmt.Errorf("no poisoned archive under provenance of the commit: %s", f.codes()), err)
+	}
+	return effect{done: true, detail: "the file is in the archive, under provenance of a commit without it"}, nil
 }
