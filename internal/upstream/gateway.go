@@ -120,7 +120,7 @@ func (g *Gateway) Open(ctx context.Context, socket, spool string, registries map
 		}
 		s.bases[name] = u
 	}
-	l, err := net.Listen("unix", socket)
+	l, err := listenAt(socket)
 	if err != nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "opening the gateway's socket: %w", err)
 	}
@@ -135,6 +135,22 @@ func (g *Gateway) Open(ctx context.Context, socket, spool string, registries map
 		s.served <- s.server.Serve(&few{Listener: l, free: make(chan struct{}, maxClients), closed: s.ctx.Done()})
 	}()
 	return s, nil
+}
+
+// listenAt listens on a path of any length: the kernel takes 107 bytes, which a
+// home in a deep directory has already. The socket goes with its directory.
+func listenAt(socket string) (net.Listener, error) {
+	dir, err := os.Open(filepath.Dir(socket))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket))})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // by then the number is that of another file
+	return l, nil
 }
 
 // few accepts a bounded number of connections at once: each holds descriptors of
