@@ -7,14 +7,17 @@ package conformance
 func nistBuild() []Requirement {
 	return []Requirement{
 		{
-			ID:      "N051",
-			Group:   "§5.1.1 Secure build",
-			Section: "task 1(a)",
-			Force:   "M",
-			Text:    "A build policy exists that names an isolated platform and hardened build servers; a build without such a policy, or off that platform, does not start.",
-			Attacks: []string{"AT-08", "AT-11"},
-			Missing: "the rules of the signed policy name builder and image, and without a rule or off that platform nothing starts (BUILD_POLICY_MISSING, BUILD_PLATFORM_REFUSED); no hardened build server exists: a local build runs on a person's own machine",
-			Hosted:  true,
+			ID:       "N051",
+			Group:    "§5.1.1 Secure build",
+			Section:  "task 1(a)",
+			Force:    "M",
+			Text:     "A build policy exists that names an isolated platform and hardened build servers; a build without such a policy, or off that platform, does not start.",
+			Attacks:  []string{"AT-08", "AT-11"},
+			Hosted:   true,
+			Rule:     "the signed rules of builds name builder and image, build.guarantees the isolation that must be measured: BUILD_POLICY_MISSING, BUILD_PLATFORM_REFUSED and BUILD_NOT_ISOLATED before or instead of a build",
+			Evidence: []Selector{policy(), isolated(), build()},
+			Tests:    []string{"script/build-policy", "script/image-toolchain", "script/drill"},
+			Limit:    "a local builder is a person's own machine: what runs a build is hardened, not the machine under it",
 		},
 		{
 			ID:       "N052",
