@@ -62,7 +62,10 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 			}
 			out.reasons = append(out.reasons, hallmark.Reason{Code: hallmark.CodeTraceIncomplete, Check: "build", Message: fmt.Sprintf("step %s: %s", s.Name, why), Fix: "build again; nothing counts that was not seen whole"})
 		}
-		out.trace.Engine, out.trace.Attribution = t.Engine, t.Attribution
+		out.trace.Engine = t.Engine
+		if out.trace.Attribution == "" && t.Attribution != "" { // of the first step that has a gap
+			out.trace.Attribution = "step " + s.Name + ": " + t.Attribution
+		}
 	}
 	out.trace.Whole = whole
 	egress := slices.ContainsFunc(res.Steps, func(s build.StepResult) bool { return len(s.Report.Egress) > 0 })

@@ -35,21 +35,23 @@ func identify(st *unix.Stat_t) identity {
 // recorder writes the canonical event log. It knows processes by the numbers it
 // gave them, since the kernel uses its own again. It is safe for concurrent use.
 type recorder struct {
-	mu      sync.Mutex
-	file    *os.File
-	out     *bufio.Writer
-	hash    hash.Hash
-	began   time.Time
-	seq     int64
-	next    int
-	live    map[int]int                   // kernel's process number to ours
-	gone    map[int][]int                 // processes whose number was given away before their end was told
-	read    map[int]map[identity]struct{} // what a living process is known to have read
-	last    map[int]int                   // our number of the last process that ended under one of the kernel's
-	failure string
-	hidden  []Hidden // in arguments
-	secret  []Hidden // of them, what is hidden everywhere
-	room    int64    // bytes that the log may still get
+	mu    sync.Mutex
+	file  *os.File
+	out   *bufio.Writer
+	hash  hash.Hash
+	began time.Time
+	seq   int64
+	// unattributed counts reads by processes that the recorder does not know.
+	unattributed int
+	next         int
+	live         map[int]int                   // kernel's process number to ours
+	gone         map[int][]int                 // processes whose number was given away before their end was told
+	read         map[int]map[identity]struct{} // what a living process is known to have read
+	last         map[int]int                   // our number of the last process that ended under one of the kernel's
+	failure      string
+	hidden       []Hidden // in arguments
+	secret       []Hidden // of them, what is hidden everywhere
+	room         int64    // bytes that the log may still get
 }
 
 // maxLog bounds an event log: what a build does must fill neither the disk nor
@@ -203,6 +205,9 @@ func (r *recorder) opened(pid int, path string, id identity, d hallmark.Digest) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.live[pid]
+	if p == 0 {
+		r.unattributed++
+	}
 	if known, ok := r.read[p]; ok {
 		if _, twice := known[id]; twice {
 			return
@@ -256,8 +261,12 @@ func (r *recorder) finish(engine string) build.Trace {
 	if err := r.file.Close(); err != nil {
 		r.failed("writing the event log: %v", err)
 	}
+	attribution := ""
+	if r.unattributed > 0 {
+		attribution = fmt.Sprintf("%d reads are known without the process that did them", r.unattributed)
+	}
 	return build.Trace{
-		Engine: engine, Log: r.file.Name(), Events: r.seq, Failure: r.failure,
+		Engine: engine, Log: r.file.Name(), Events: r.seq, Failure: r.failure, Attribution: attribution,
 		Digest: hallmark.Digest("sha256:" + hex.EncodeToString(r.hash.Sum(nil))),
 	}
 }

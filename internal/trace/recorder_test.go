@@ -62,3 +62,18 @@ func TestLogBound(t *testing.T) {
 		t.Errorf("it has %v bytes (%v)", st.Size(), err)
 	}
 }
+
+// TestUnattributed: a read whose process is not known is told as that, not passed
+// over.
+func TestUnattributed(t *testing.T) {
+	r, err := newRecorder(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.fork(0, 10)
+	r.opened(10, "/known", identity{ino: 1}, "")
+	r.opened(99, "/by/nobody", identity{ino: 2}, "")
+	if got := r.finish("x").Attribution; got != "1 reads are known without the process that did them" {
+		t.Errorf("attribution %q", got)
+	}
+}
