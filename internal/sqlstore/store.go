@@ -20,7 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"modernc.org/sqlite" // also registers the driver "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -71,18 +72,7 @@ func Open(cfg Config) (*Store, error) {
 }
 
 func open(cfg Config) (*Store, error) {
-	f, err := os.OpenFile(cfg.Path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = hallmark.Errorf(hallmark.KindInvalid, "not a regular file")
-	}
-	if err == nil && info.Mode().Perm()&0o077 != 0 {
-		err = f.Chmod(0o600) // made by an earlier version; what SQLite makes beside it gets the same mode
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := place0600(cfg.Path); err != nil {
 		return nil, err
 	}
 	q := url.Values{"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(30000)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
@@ -92,11 +82,50 @@ func open(cfg Config) (*Store, error) {
 	}
 	db.SetMaxOpenConns(4)
 	s := &Store{db: db}
-	if err := s.migrate(context.Background()); err != nil {
+	if err := untilFree(func() error { return s.migrate(context.Background()) }); err != nil {
 		db.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// place0600 makes the file, or refuses what is no regular file. It never opens
+// it for reading or writing: closing such a descriptor would drop the locks
+// that another connection of this process holds on the file (POSIX, fcntl).
+func place0600(path string) error {
+	if err := unix.Mknod(path, unix.S_IFREG|0o600, 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return &os.PathError{Op: "mknod", Path: path, Err: err}
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return hallmark.Errorf(hallmark.KindInvalid, "not a regular file")
+	}
+	if st.Mode&0o077 != 0 {
+		return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o600) // made by an earlier version; what SQLite makes beside it gets the same mode
+	}
+	return nil
+}
+
+// untilFree tries again while another process makes the same index: SQLite
+// answers "locked" at once, without its own waiting, when two of them turn a
+// new file to a write-ahead log.
+func untilFree(try func() error) error {
+	const patience = 30 * time.Second
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		err := try()
+		var locked *sqlite.Error
+		if !errors.As(err, &locked) || locked.Code()&0xff != sqlite3.SQLITE_BUSY || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (s *Store) migrate(ctx context.Context) error {
