@@ -80,3 +80,34 @@ type AccessRecord struct {
 	Details  map[string]string  `json:"details,omitempty"`
 	Reasons  []hallmark.Reason  `json:"reasons,omitempty"`
 }
+
+// Actions on a change.
+const (
+	ReviewPropose = "propose"
+	ReviewApprove = "approve"
+	ReviewHold    = "hold" // a push from outside that waits
+)
+
+// ChangeReview is what somebody said of a change: of one exact revision for one
+// reference of one repository, and of no other (SLSA v1.2 Source track, L4).
+type ChangeReview struct {
+	Action     string             `json:"action"`
+	Change     string             `json:"change"` // id
+	Repository string             `json:"repository"`
+	Target     string             `json:"target"`   // full reference
+	Revision   string             `json:"revision"` // commit
+	Base       string             `json:"base"`     // where the target was; zeros: nowhere
+	Actor      hallmark.Principal `json:"actor"`
+	Grant      string             `json:"grant,omitempty"`
+	Title      string             `json:"title,omitempty"`
+	From       string             `json:"from,omitempty"` // reference that it was proposed from
+	Pack       hallmark.Digest    `json:"pack,omitempty"` // of a held push, kept as a blob
+	On         time.Time          `json:"on"`
+	Policy     hallmark.Digest    `json:"policy"`
+}
+
+// ChangeID names the change of one revision for one reference.
+func ChangeID(repository, target, revision string) string {
+	sum := sha256.Sum256([]byte(repository + "\x00" + target + "\x00" + revision))
+	return "c-" + hex.EncodeToString(sum[:8])
+}

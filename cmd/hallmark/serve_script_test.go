@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -103,4 +104,18 @@ func cmdRemote(ts *testscript.TestScript, _ bool, args []string) {
 	token, err := os.ReadFile(filepath.Join(ts.Getenv("WORK"), args[1]))
 	ts.Check(err)
 	ts.Setenv("REMOTE", "https://x:"+strings.TrimSpace(string(token))+"@"+ts.Getenv("HOST")+"/"+args[0]+".git")
+}
+
+var changeForm = regexp.MustCompile(`c-[0-9a-f]{16}`)
+
+// changeid NAME sets a variable to the change that the last command named on
+// standard output, heldid NAME to the one on standard error.
+func cmdChangeID(stream string) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		id := changeForm.FindString(ts.ReadFile(stream))
+		if id == "" {
+			ts.Fatalf("no change is named on %s", stream)
+		}
+		ts.Setenv(args[0], id)
+	}
 }

@@ -79,9 +79,9 @@ type RefRule struct {
 	// History: descend lets a branch move to descendants of its revision only,
 	// and never be deleted; rewrite lets it be forced and deleted.
 	History string `json:"history"`
-	// Approvals of trusted persons that a revision needs before it lands, the
-	// uploader's agreement counted where they are one. "0" lands by a push; any
-	// other number lands by a merge of an approved change only.
+	// Approvals that a revision needs before it lands, of trusted persons who had
+	// no part in it; what comes from outside needs at least two of them. "0" lands
+	// by a push; any other number by the merge of an approved change only.
 	Approvals string `json:"approvals"`
 	// Checks that must have passed for the exact revision.
 	Checks []string `json:"checks"`

@@ -45,6 +45,8 @@ type Server struct {
 	key    []byte // of fingerprints
 	work   string
 
+	counters counters
+
 	mu    sync.RWMutex
 	state *rules
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -177,7 +176,9 @@ func (h *Home) issue(ctx context.Context, signs signFunc, who access.Principal, 
 // routes are all that the server answers.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", s.health)
+	mux.HandleFunc("GET /metrics", s.metrics)
+	s.changeRoutes(mux)
 	mux.HandleFunc("POST /api/v1/challenge", s.challenge)
 	mux.HandleFunc("POST /api/v1/sign-in", s.signIn)
 	mux.Handle("/", s.git)

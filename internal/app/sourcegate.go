@@ -4,9 +4,11 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -97,10 +99,17 @@ type considered struct {
 	last   map[string]lastTransition // by ref
 	on     time.Time
 	done   map[string]bool // recorded, by ref
+	held   bool            // it waits for maintainers
 }
 
 // Consider judges a push while its objects are in quarantine.
 func (g *sourceGate) Consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
+	d, err := g.consider(ctx, p, say)
+	g.s.counters.count("push", d, err)
+	return d, err
+}
+
+func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
 	r, err := g.s.current()
 	if err != nil {
 		return hallmark.Decision{}, err
@@ -121,9 +130,12 @@ func (g *sourceGate) Consider(ctx context.Context, p *gitgate.Push, say func(str
 			reasons, err = g.gather(ctx, p, c, in, say)
 			return err
 		},
-		Decide: func(context.Context) (hallmark.Decision, error) {
+		Decide: func(ctx context.Context) (hallmark.Decision, error) {
 			if len(reasons) > 0 {
 				return gate.Denied(reasons...), nil
+			}
+			if c.held {
+				return g.hold(ctx, p, c, in)
 			}
 			return hallmark.Decision{Effect: hallmark.Allow}, nil
 		},
@@ -166,8 +178,12 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		}
 		ruling := g.may(c.rules, p.Caller, permission, p.Repository, u.Ref)
 		if !ruling.Allowed {
-			out = append(out, ruling.Reason)
-			continue
+			if asks := g.may(c.rules, p.Caller, access.ChangePropose, p.Repository, u.Ref); asks.Allowed && !tag && len(p.Updates) == 1 && !u.Deletes() {
+				ruling, c.held = asks, true
+			} else {
+				out = append(out, ruling.Reason)
+				continue
+			}
 		}
 		c.grants[u.Ref] = ruling.Grant
 		last, err := g.s.lastTransition(ctx, c.uri, u.Ref)
@@ -186,6 +202,7 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 				Fix: "find out who moved it; hallmark source verify shows what differs"})
 		case tag:
 			out = append(out, tagReasons(u, last)...)
+		case c.held:
 		case rule.Needed() > 0:
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, rule.Needed()),
 				Missing: "an approved change for " + u.New, Fix: "push to a branch of your own, then: hallmark change propose " + p.Repository + " --from BRANCH --to " + strings.TrimPrefix(u.Ref, "refs/heads/")})
@@ -434,4 +451,31 @@ func (g *sourceGate) Moved(p *gitgate.Push) {
 			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", u.Ref, "error", err.Error())
 		}
 	}
+}
+
+// hold keeps a push of somebody who may only propose: as a pack that no reference
+// shows, until maintainers agreed to exactly this revision.
+func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming) (hallmark.Decision, error) {
+	u := p.Updates[0]
+	heads, err := gitcli.Refs(ctx, p.Dir, "refs/heads")
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	var pack bytes.Buffer
+	if err := in.Pack(ctx, u.New, slices.Collect(maps.Values(heads)), &pack); err != nil {
+		return hallmark.Decision{}, err
+	}
+	digest, err := g.s.home.stores.blobs.Put(ctx, pack.Bytes())
+	if err != nil {
+		return hallmark.Decision{}, fmt.Errorf("keeping a held push: %w", err)
+	}
+	r := intoto.ChangeReview{
+		Action: intoto.ReviewHold, Change: intoto.ChangeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
+		Actor: p.Caller.Principal, Grant: c.grants[u.Ref], Pack: digest, On: c.on, Policy: c.rules.policy,
+	}
+	if err := g.s.logReview(ctx, r, hallmark.Decision{Effect: hallmark.Allow}); err != nil {
+		return hallmark.Decision{}, err
+	}
+	return gate.Denied(hallmark.Reason{Code: hallmark.CodeChangeHeld, Check: "review", Message: "it is kept as change " + r.Change + " and lands when maintainers agreed; it need not be pushed again",
+		Missing: "approvals of " + u.New + " for " + u.Ref, Fix: "a maintainer: hallmark change show " + r.Change + "; hallmark change approve " + r.Change}), nil
 }

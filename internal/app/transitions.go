@@ -59,19 +59,21 @@ func (s *Server) lastTransition(ctx context.Context, uri, ref string) (lastTrans
 }
 
 func (s *Server) readTransition(ctx context.Context, bundle hallmark.Digest) (intoto.RefTransition, error) {
+	return readGateStatement[intoto.RefTransition](ctx, s, bundle)
+}
+
+// readGateStatement verifies a bundle and reads its predicate.
+func readGateStatement[T any](ctx context.Context, s *Server, bundle hallmark.Digest) (T, error) {
+	var none T
 	b, err := s.home.stores.blobs.Get(ctx, bundle)
 	if err != nil {
-		return intoto.RefTransition{}, fmt.Errorf("reading a transition: %w", err)
+		return none, fmt.Errorf("reading evidence: %w", err)
 	}
 	st, err := s.home.verifier.Verify(b)
 	if err != nil {
-		return intoto.RefTransition{}, fmt.Errorf("verifying a transition: %w", err)
+		return none, fmt.Errorf("verifying evidence: %w", err)
 	}
-	parsed, err := intoto.Parse(st.Payload())
-	if err != nil {
-		return intoto.RefTransition{}, fmt.Errorf("reading a transition: %w", err)
-	}
-	return intoto.DecodePredicate[intoto.RefTransition](parsed)
+	return intoto.DecodePredicate[T](st.Statement())
 }
 
 // uri is the locator of a repository; it never changes while the home lives.

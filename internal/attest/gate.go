@@ -35,6 +35,20 @@ func AccessRecord(r intoto.AccessRecord) (intoto.Statement, error) {
 	}, r)
 }
 
+// ChangeReview states what somebody said of a change. Its subjects are the change
+// and the revision.
+func ChangeReview(r intoto.ChangeReview) (intoto.Statement, error) {
+	return statement(intoto.PredicateReview, []intoto.ResourceDescriptor{
+		SubjectOfChange(r.Change),
+		{URI: "git+" + r.Repository, Digest: map[string]string{"gitCommit": r.Revision}},
+	}, r)
+}
+
+// SubjectOfChange names a change as a subject.
+func SubjectOfChange(id string) intoto.ResourceDescriptor {
+	return intoto.ResourceDescriptor{Name: id, Digest: sha256Of(hallmark.DigestOf([]byte("change\x00" + id)))}
+}
+
 func fill[T any](l *[]T) {
 	if *l == nil {
 		*l = []T{}

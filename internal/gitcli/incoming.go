@@ -265,3 +265,128 @@ func Move(ctx context.Context, dir, ref, to, from string) error {
 	}
 	return nil
 }
+
+// Held is a reference that git holds the lock of.
+type Held struct {
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
+	text *bytes.Buffer // what git said
+}
+
+// Hold locks a reference that is at from, to move it to another value: Commit
+// moves it, Release lets it be. Nobody else can move it in between.
+func Hold(ctx context.Context, dir, ref, to, from string) (*Held, error) {
+	h := &Held{cmd: command(ctx, "--git-dir="+dir, "update-ref", "--no-deref", "--stdin"), text: &bytes.Buffer{}}
+	h.cmd.Stderr = h.text
+	var err error
+	if h.in, err = h.cmd.StdinPipe(); err != nil {
+		return nil, fmt.Errorf("holding %s: %w", ref, err)
+	}
+	out, err := h.cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("holding %s: %w", ref, err)
+	}
+	h.out = bufio.NewReader(out)
+	if err := h.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting git: %w", err)
+	}
+	err = errors.Join(h.say("start", "start: ok"), h.say(fmt.Sprintf("update %s %s %s\nprepare", ref, to, from), "prepare: ok"))
+	if err != nil {
+		h.Release()
+		return nil, hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeRefBusy, "%s is not at %s any more, or is being moved: %s", ref, from, firstLine(h.text.String())), "fetch, and try again")
+	}
+	return h, nil
+}
+
+func (h *Held) say(text, want string) error {
+	if _, err := fmt.Fprintln(h.in, text); err != nil {
+		return err
+	}
+	line, err := h.out.ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != want {
+		return fmt.Errorf("git said %.80q: %w", line, errors.Join(err, errors.New("want "+want)))
+	}
+	return nil
+}
+
+// Commit moves the reference.
+func (h *Held) Commit() error {
+	err := h.say("commit", "commit: ok")
+	h.in.Close()
+	if werr := h.cmd.Wait(); err == nil {
+		err = werr
+	}
+	if err != nil {
+		return fmt.Errorf("moving a reference: %w: %s", err, firstLine(h.text.String()))
+	}
+	return nil
+}
+
+// Release lets the reference be; after Commit it does nothing.
+func (h *Held) Release() {
+	h.in.Close() // git gives the lock up when nothing more comes
+	h.cmd.Wait()
+}
+
+// Pack writes what one commit shows and the others do not, whole: no object of
+// it is a difference from one that is not in it.
+func (i *Incoming) Pack(ctx context.Context, from string, without []string, w io.Writer) error {
+	var in strings.Builder
+	fmt.Fprintln(&in, from)
+	for _, x := range without {
+		if !zero(x) {
+			fmt.Fprintln(&in, "^"+x)
+		}
+	}
+	cmd := i.both(ctx, "pack-objects", "--revs", "--stdout", "-q")
+	cmd.Stdin, cmd.Stdout = strings.NewReader(in.String()), w
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("packing %s: %w: %s", from, err, firstLine(stderr.String()))
+	}
+	return nil
+}
+
+// Unpack reads a pack into a directory beside the store, as git's own quarantine,
+// or into the store itself where quarantine is "".
+func (i *Incoming) Unpack(ctx context.Context, pack io.Reader) error {
+	cmd := i.both(ctx, "index-pack", "--stdin", "--strict")
+	cmd.Stdin = pack
+	if _, err := output(cmd); err != nil {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "unpacking: %w", err)
+	}
+	return nil
+}
+
+// Diff is what accepting a commit would change, as text.
+func (i *Incoming) Diff(ctx context.Context, from, to string, limit int) (string, error) {
+	if !objectName.MatchString(to) || !objectName.MatchString(from) {
+		return "", hallmark.Errorf(hallmark.KindInvalid, "object names %.80q, %.80q", from, to)
+	}
+	if zero(from) {
+		from = emptyTree
+	}
+	cmd := i.both(ctx, "diff-tree", "-r", "-p", "--stat", "--no-ext-diff", "--no-textconv", "--no-renames", from, to)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", fmt.Errorf("comparing: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return "", fmt.Errorf("starting git: %w", err)
+	}
+	b, err := io.ReadAll(io.LimitReader(out, int64(limit)+1))
+	if len(b) > limit {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return string(b[:limit]) + "\n… and more: fetch it to see all\n", nil
+	}
+	if err := errors.Join(err, cmd.Wait()); err != nil {
+		return "", fmt.Errorf("comparing %s with %s: %w", from, to, err)
+	}
+	return string(b), nil
+}
+
+// emptyTree is git's name of a tree without files (SHA-1).
+const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"

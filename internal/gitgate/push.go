@@ -218,7 +218,11 @@ func explain(say func(string), d hallmark.Decision, err error) {
 		say(string(hallmark.CodeGateUnavailable) + ": no decision could be made, so nothing was accepted: " + err.Error())
 		return
 	}
-	say("refused: nothing of this push was kept")
+	if len(d.Reasons) == 1 && d.Reasons[0].Code == hallmark.CodeChangeHeld {
+		say("held: no reference moved")
+	} else {
+		say("refused: nothing of this push was kept")
+	}
 	for _, r := range d.Reasons {
 		say(string(r.Code) + ": " + r.Message)
 		if r.Missing != "" {
