@@ -35,6 +35,7 @@ func (l *killLab) killSoon(rng *rand.Rand, limit time.Duration, args ...string) 
 // administrators ($HALLMARK_KILLS versions, 3 unless set): the same command
 // again ends well, nobody counts twice, and log and blobs still say all.
 func TestKillCeremony(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills many commands; go test without -short does")
 	}

@@ -38,6 +38,7 @@ type killLab struct {
 // nothing signed is lost, nothing half-written is believed, and nothing of a
 // sandbox is left.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills many runs; go test without -short does")
 	}
