@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -309,8 +310,13 @@ func fillDisk(ctx context.Context, g *ground, c Control) (effect, error) {
 }
 
 func daemonize(ctx context.Context, g *ground, c Control) (effect, error) {
-	text := strings.Replace(definition("setsid sh daemon.txt </dev/null >/dev/null 2>&1 & exec sleep 600", "true", "out/app"), "    - name: test", "      timeout: 5s\n    - name: test", 1)
-	r, err := g.project("daemon", map[string]string{"daemon.txt": "mkdir -p out; echo $$ > out/pid; exec sleep 600\n", pipeline.PipelineFile: text})
+	// A time that no other drill on this machine sleeps for.
+	seconds, err := keep(g, "daemon seconds", func() (string, error) { return strconv.Itoa(1000 + rand.IntN(1<<30)), nil })
+	if err != nil {
+		return effect{}, err
+	}
+	text := strings.Replace(definition("setsid sh daemon.txt </dev/null >/dev/null 2>&1 & exec sleep "+seconds, "true", "out/app"), "    - name: test", "      timeout: 5s\n    - name: test", 1)
+	r, err := g.project("daemon", map[string]string{"daemon.txt": "mkdir -p out; echo $$ > out/pid; exec sleep " + seconds + "\n", pipeline.PipelineFile: text})
 	if err != nil {
 		return effect{}, err
 	}
@@ -345,7 +351,7 @@ func daemonize(ctx context.Context, g *ground, c Control) (effect, error) {
 	if alive {
 		return effect{done: true, detail: "a process of the step is still there when the step is over"}, nil
 	}
-	if left := running("sleep\x00600\x00"); left > 0 {
+	if left := running("sleep\x00" + seconds + "\x00"); left > 0 {
 		return effect{}, fmt.Errorf("%d processes of the step are left", left)
 	}
 	return effect{reason: hallmark.CodeBuildLimit, detail: "nothing of the step is left"}, f.denied(ctx, hallmark.CodeBuildLimit)
