@@ -19,6 +19,28 @@ const (
 	CodeSourceGenerated         Code = "SOURCE_GENERATED_DIFFERS"
 	CodeSourceArchive           Code = "SOURCE_ARCHIVE_DIFFERS"
 
+	// Access and the source gate.
+	CodeAccessDenied          Code = "ACCESS_DENIED"
+	CodeAccessPrincipal       Code = "ACCESS_PRINCIPAL_UNKNOWN"
+	CodeAccessUnauthenticated Code = "ACCESS_NOT_AUTHENTICATED"
+	CodeAccessCredential      Code = "ACCESS_CREDENTIAL_REFUSED"
+	CodeAccessScope           Code = "ACCESS_TOKEN_SCOPE"
+	CodeRefUnprotected        Code = "REF_WITHOUT_RULE"
+	CodeRefNotDescendant      Code = "REF_NOT_DESCENDANT"
+	CodeRefDelete             Code = "REF_DELETE_REFUSED"
+	CodeRefName               Code = "REF_NAME_REFUSED"
+	CodeTagImmutable          Code = "TAG_IMMUTABLE"
+	CodeRefNeedsChange        Code = "REF_NEEDS_APPROVED_CHANGE"
+	CodeRefOutsideLog         Code = "REF_MOVED_OUTSIDE_GATE"
+	CodeRefBusy               Code = "REF_CHANGED_MEANWHILE"
+	CodeCommitHidden          Code = "SOURCE_COMMIT_HIDDEN"
+	CodeSourceAuthor          Code = "SOURCE_AUTHOR_NOT_SIGNER"
+	CodeSourceName            Code = "SOURCE_NAME_DANGEROUS"
+	CodeSourceSubmodule       Code = "SOURCE_SUBMODULE_REFUSED"
+	CodeSourceLinkEscapes     Code = "SOURCE_LINK_ESCAPES"
+	CodeSourceTooLarge        Code = "SOURCE_FILE_TOO_LARGE"
+	CodeGateUnavailable       Code = "GATE_COULD_NOT_DECIDE"
+
 	// Pipeline file.
 	CodePipelineInvalid      Code = "PIPELINE_INVALID"
 	CodePipelineMissing      Code = "PIPELINE_MISSING"
