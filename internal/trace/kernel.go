@@ -62,11 +62,15 @@ type kernel struct {
 	swept   time.Time
 	// ended are processes that are gone while events of theirs may be queued, or
 	// wait for a hash: owed counts the latter
-	ended []happening
-	owed  map[int]int
+	ended   []happening
+	owed    map[int]int
+	garbage *heap
 	// buffer is for small files, whose hash is taken under mu
 	buffer []byte
 }
+
+// hashers are how many large files are hashed at a time.
+const hashers = 2
 
 // running is an exec whose arguments are still coming.
 type running struct {
@@ -84,7 +88,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 		return err
 	}
 	*k = kernel{
-		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
+		r: r, garbage: newHeap(), began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
 		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, batches: map[*group][]fileEvent{}, wake: -1, room: -1,
 	}
 	defer func() {
@@ -119,7 +123,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 		return err
 	}
 	k.more = sync.NewCond(&k.mu)
-	for range 2 {
+	for range hashers {
 		k.hands.Add(1)
 		go k.work()
 	}
@@ -207,25 +211,30 @@ func (k *kernel) run(finish <-chan struct{}) {
 		close(done)
 		unix.Write(k.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}()
+	alone(hashers)
+	waited := []*group{k.sealed, k.live}
 	polled := []unix.PollFd{
 		{Fd: int32(k.sealed.fd), Events: unix.POLLIN}, {Fd: int32(k.live.fd), Events: unix.POLLIN}, {Fd: int32(k.wake), Events: unix.POLLIN},
 	}
-	for ended := false; !ended; {
-		n, err := unix.Poll(polled, patience)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			k.r.fail("waiting for events: %v", err)
+	for ready := make([]*group, 0, len(waited)); polled[len(waited)].Revents == 0; ready = ready[:0] {
+		n, e := poll(polled, patience)
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 {
+			k.r.fail("waiting for events: %v", e)
 			return
 		}
-		select {
-		case <-done:
-			ended = true
-		default:
+		for i, g := range waited {
+			if polled[i].Revents != 0 {
+				ready = append(ready, g)
+			}
 		}
-		for k.turn(ended || n == 0 || time.Since(k.swept) > patience*time.Millisecond) {
-		}
+		k.turn(ready, n == 0 || time.Since(k.swept) > patience*time.Millisecond)
 	}
+	<-done
 	k.busy.Wait()
-	for k.turn(true) {
+	for k.turn(waited, true) {
 		k.busy.Wait()
 	}
 	k.mu.Lock()
@@ -262,13 +271,13 @@ func (k *kernel) settle() {
 	}
 }
 
-// turn takes what somebody waits for, and everything else too if sweep is set.
-// false: nothing was there.
-func (k *kernel) turn(sweep bool) bool {
+// turn takes a batch of each of the groups in which somebody waits, and everything
+// else too if sweep is set. false: nothing was there.
+func (k *kernel) turn(ready []*group, sweep bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	some := false
-	for _, g := range []*group{k.sealed, k.live} {
+	for _, g := range ready {
 		n, err := k.take(g)
 		if err != nil {
 			k.r.fail("%v", err)
@@ -301,6 +310,7 @@ func (k *kernel) take(g *group) (int, error) {
 // were known before can be told.
 func (k *kernel) sweep() (some bool) {
 	k.swept = time.Now()
+	k.garbage.tidy()
 	some = k.drainProcesses()
 	due := len(k.ended)
 	for _, g := range []*group{k.live, k.readers, k.leaving} {
@@ -408,7 +418,7 @@ func (k *kernel) happened(h happening) {
 		} else {
 			k.r.fail("a program was executed whose content was not seen")
 		}
-		if run.want > chunk*chunks {
+		if run.want > large*chunks {
 			k.r.fail("%s got %d bytes of arguments", run.path, run.want)
 			return
 		}
