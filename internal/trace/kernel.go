@@ -25,16 +25,19 @@ import (
 // changes it; who opens it after that is told by a third group (readers) in
 // which nobody waits. On writable mounts (live) every open waits, so that the
 // version and the process are those of the open. Who lets go of a file that it
-// could only read is told by a fourth (leaving).
+// could write to is told by a fourth (written), of one that it could only read by
+// a fifth (leaving).
 //
 // What nobody waits for wakes nobody up: it is taken in heaps, when something
-// depends on it or after a while.
+// depends on it or after a while. Any open on a writable mount depends on what was
+// written before.
 type kernel struct {
 	r       *recorder
 	procs   *processes
 	sealed  *group
 	live    *group
 	readers *group
+	written *group
 	leaving *group
 	names   *names
 	wake    int // event descriptor: the end is near
@@ -102,7 +105,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	for _, g := range []struct {
 		at    **group
 		flags uint
-	}{{&k.sealed, unix.FAN_CLASS_CONTENT}, {&k.live, unix.FAN_CLASS_CONTENT}, {&k.readers, unix.FAN_CLASS_NOTIF}, {&k.leaving, unix.FAN_CLASS_NOTIF}} {
+	}{{&k.sealed, unix.FAN_CLASS_CONTENT}, {&k.live, unix.FAN_CLASS_CONTENT}, {&k.readers, unix.FAN_CLASS_NOTIF}, {&k.written, unix.FAN_CLASS_NOTIF}, {&k.leaving, unix.FAN_CLASS_NOTIF}} {
 		if *g.at, err = openGroup(g.flags); err != nil {
 			return err
 		}
@@ -161,7 +164,7 @@ func (k *kernel) mark(pid int) error {
 		if t := st.Mode & unix.S_IFMT; m.kind == "proc" || t != unix.S_IFDIR && t != unix.S_IFREG {
 			continue
 		}
-		marks := map[*group]uint64{k.live: unix.FAN_OPEN_PERM | unix.FAN_CLOSE_WRITE, k.leaving: unix.FAN_CLOSE_NOWRITE}
+		marks := map[*group]uint64{k.live: unix.FAN_OPEN_PERM, k.written: unix.FAN_CLOSE_WRITE, k.leaving: unix.FAN_CLOSE_NOWRITE}
 		if m.readOnly {
 			marks = map[*group]uint64{k.sealed: unix.FAN_OPEN_PERM, k.readers: unix.FAN_OPEN}
 		}
@@ -185,7 +188,7 @@ func (k *kernel) mark(pid int) error {
 }
 
 func (k *kernel) close() {
-	for _, g := range []*group{k.sealed, k.live, k.readers, k.leaving} {
+	for _, g := range []*group{k.sealed, k.live, k.readers, k.written, k.leaving} {
 		if g != nil {
 			unix.Close(g.fd)
 		}
@@ -298,6 +301,10 @@ func (k *kernel) take(g *group) (int, error) {
 		return 0, err
 	}
 	k.batches[g] = events
+	if g == k.live {
+		// What was written and let go of before these opens was queued before them.
+		k.drain(k.written)
+	}
 	// The processes that did this were born before: what is told now names them.
 	k.drainProcesses()
 	for _, e := range events {
@@ -313,32 +320,25 @@ func (k *kernel) sweep() (some bool) {
 	k.garbage.tidy()
 	some = k.drainProcesses()
 	due := len(k.ended)
-	for _, g := range []*group{k.live, k.readers, k.leaving} {
-		for {
-			n, err := k.take(g)
-			if err != nil {
-				k.r.fail("%v", err)
-			}
-			if n == 0 {
-				break
-			}
-			some = true
-		}
+	for _, g := range []*group{k.live, k.written, k.readers, k.leaving} {
+		some = k.drain(g) || some
 	}
 	some = k.drainNames() || some
 	k.bury(due)
 	return some
 }
 
-// left takes what is told of readers that let go.
-func (k *kernel) left() {
+// drain takes everything that a group has.
+func (k *kernel) drain(g *group) (some bool) {
 	for {
-		if n, err := k.take(k.leaving); n == 0 {
-			if err != nil {
-				k.r.fail("%v", err)
-			}
-			return
+		n, err := k.take(g)
+		if err != nil {
+			k.r.fail("%v", err)
 		}
+		if n == 0 {
+			return some
+		}
+		some = true
 	}
 }
 
