@@ -220,7 +220,10 @@ func (k *kernel) run(finish <-chan struct{}) {
 		{Fd: int32(k.sealed.fd), Events: unix.POLLIN}, {Fd: int32(k.live.fd), Events: unix.POLLIN}, {Fd: int32(k.wake), Events: unix.POLLIN},
 	}
 	for ready := make([]*group, 0, len(waited)); polled[len(waited)].Revents == 0; ready = ready[:0] {
-		n, e := poll(polled, patience)
+		n, e := poll(polled, soon)
+		if n == 0 && e == 0 {
+			n, e = pollLong(polled, patience)
+		}
 		if e == unix.EINTR {
 			continue
 		}
@@ -249,8 +252,9 @@ func (k *kernel) run(finish <-chan struct{}) {
 	k.close()
 }
 
-// patience is how long events that nobody waits for may lie, in milliseconds.
-const patience = 100
+// patience is how long events that nobody waits for may lie, and soon after what
+// time without any the agent goes to sleep, in milliseconds.
+const patience, soon = 100, 5
 
 // settle is the end: what the kernel has not let go of, and what it lost.
 func (k *kernel) settle() {

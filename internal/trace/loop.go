@@ -4,6 +4,7 @@
 package trace
 
 import (
+	"errors"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -15,7 +16,7 @@ import (
 // An agent waits some ten thousand times for something that comes within
 // microseconds. Go's scheduler is kept out of that: each time it would take the
 // waiting thread's place away, give it back, and wake its own watcher, which was a
-// third of all that an agent did. In return nobody may wait for this thread to
+// quarter of the agent's work. In return nobody may wait for this thread to
 // come to a rest: it alone collects garbage, and others have places of their own.
 
 // environment of an agent: its thread is not to be interrupted to make it share a
@@ -48,6 +49,20 @@ func (h *heap) tidy() {
 		metrics.Read(now[:])
 		h.after = now[0].Value.Uint64()
 	}
+}
+
+// pollLong is poll for a time in which nothing is to come: the scheduler knows of
+// it, so that its watcher sleeps too.
+func pollLong(fds []unix.PollFd, milliseconds int) (int, unix.Errno) {
+	n, err := unix.Poll(fds, milliseconds)
+	if err == nil {
+		return n, 0
+	}
+	var e unix.Errno
+	if errors.As(err, &e) {
+		return 0, e
+	}
+	return 0, unix.EIO
 }
 
 // poll waits without the scheduler's knowledge; none are ready when the time, in
