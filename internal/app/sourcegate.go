@@ -186,7 +186,7 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 			}
 		}
 		c.grants[u.Ref] = ruling.Grant
-		last, err := g.s.lastTransition(ctx, c.uri, u.Ref)
+		last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
 		if err != nil {
 			return nil, err
 		}
