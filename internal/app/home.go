@@ -47,6 +47,7 @@ func (l Layout) Fingerprints() string   { return l.path("keys", "fingerprint.key
 func (l Layout) Identity() string       { return l.path("home.json") }
 func (l Layout) Memory() string         { return l.path("seen") }
 func (l Layout) Digests() string        { return l.path("digests") }
+func (l Layout) Contents() string       { return l.path("contents") }
 
 // checkHome tells a missing home from one that can be used.
 func checkHome(home string) error {

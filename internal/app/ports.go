@@ -442,7 +442,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
-		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Loaded: traced.loaded, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons
