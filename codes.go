@@ -64,6 +64,7 @@ const (
 	CodeInputUnstable       Code = "BUILD_INPUT_UNSTABLE"
 	CodeUnexplained         Code = "BUILD_MATERIAL_UNEXPLAINED"
 	CodeToolchainAltered    Code = "BUILD_TOOLCHAIN_ALTERED"
+	CodeCacheAltered        Code = "BUILD_CACHE_ALTERED"
 	CodeProductUntraced     Code = "BUILD_PRODUCT_UNTRACED"
 	CodeSecretRefused       Code = "SECRET_REFUSED"
 	CodeSecretMissing       Code = "SECRET_NOT_SUPPLIED"

@@ -344,15 +344,14 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
 		Trace: recordIn(traces, b.home.Digests()),
 	}
-	warmed, release := "", func() {}
+	release := func() {}
 	if kit.tree == nil { // what this machine's toolchain compiled is nothing of an image's
-		if warmed, release, err = b.home.warmedCache(); err != nil {
+		if kit.cache, release, err = b.home.warmedCache(ctx); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
 	}
 	defer release()
-	kit.cache = warmed
-	if warmed != "" {
+	if warmed := kit.cache.dir; warmed != "" {
 		if err := layDirectories(warmed, sandbox.Upper(cache), b.room.hostID); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
@@ -379,8 +378,8 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		return pipeline.BuildOutput{}, err
 	}
 	out, err := b.conclude(ctx, in, def, res, kit, scratch, swapped)
-	if err == nil && warmed != "" {
-		out.Facts.Platform["toolchainCache"] = filepath.Base(warmed)
+	if err == nil && kit.cache.dir != "" {
+		out.Facts.Platform["toolchainCache"], out.Facts.Platform["toolchainCacheContents"] = filepath.Base(kit.cache.dir), string(kit.cache.list)
 	}
 	return out, err
 }

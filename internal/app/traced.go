@@ -218,10 +218,14 @@ func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary
 		out.trace.Unexplained = append(out.trace.Unexplained, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest, Package: u.Package, Altered: u.Why})
 	}
 	out.undeclared(all, m.Groups)
-	for i, u := range m.Unexplained {
-		if unexplained || i == 5 {
-			break
+	told := 0
+	for _, u := range m.Unexplained {
+		// That files of the machine are of no package may be accepted; the cache is
+		// the control plane's own.
+		if told == 5 || unexplained && !u.Cached {
+			continue
 		}
+		told++
 		out.reasons = append(out.reasons, notExplained(u))
 	}
 	before := map[build.Raw]bool{}
@@ -241,6 +245,12 @@ func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary
 
 // notExplained is what speaks against a build that read a file of no known origin.
 func notExplained(u build.Material) hallmark.Reason {
+	if u.Cached {
+		return hallmark.Reason{
+			Code: hallmark.CodeCacheAltered, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which the toolchain cache did not hold when it was made", u.Step, text(u.Path), u.Digest),
+			Fix: "find out who writes to the home, then make the cache again: hallmark cache warm",
+		}
+	}
 	if u.Content == build.ContentAltered {
 		return hallmark.Reason{
 			Code: hallmark.CodeToolchainAltered, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which is not as its package %s declares: %s", u.Step, text(u.Path), u.Digest, u.Package, u.Why),
@@ -342,11 +352,13 @@ func (b *builder) origins(in pipeline.Input, k kit, known *toolchain.Contents) (
 	if o.Places, err = k.places(known); err != nil {
 		return o, err
 	}
-	if k.cache != "" {
-		o.Places = append(o.Places, build.Place{Prefix: build.CacheDir, Origin: build.OriginCache, Owner: func(p string) (string, bool) {
-			_, err := os.Lstat(filepath.Join(k.cache, p))
-			return "", err == nil
-		}})
+	if held := k.cache.held; held != nil {
+		of := func(p string) string { return path.Join("go", p) }
+		o.Places = append(o.Places, build.Place{
+			Prefix: path.Join(build.CacheDir, "go"), Origin: build.OriginCache,
+			Owner: func(p string) (string, bool) { return "", held[of(p)] != "" },
+			Holds: func(p string, d hallmark.Digest) bool { return d == "" || held[of(p)] == d },
+		})
 	}
 	for _, p := range sandbox.Furnished() {
 		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginSandbox})

@@ -52,6 +52,8 @@ type Material struct {
 	Code bool `json:"code,omitempty"`
 	// Why says of an altered file what differs.
 	Why string `json:"-"`
+	// Cached says of an unexplained file that it lay in the control plane's cache.
+	Cached bool `json:"-"`
 }
 
 // Inspection is what is known of the bytes of one file of the platform.
@@ -110,6 +112,7 @@ func (o Origins) Explain(s *Summary) ([]Material, error) {
 // of a package are those that it declares; of what has other bytes, the name alone
 // is the package's, and that explains nothing.
 func (m *Material) inspect(place *Place, rest string) error {
+	m.Cached = m.Origin == OriginUnexplained && place != nil && place.Origin == OriginCache
 	if m.Digest == "" || place == nil || place.Inspect == nil || m.Origin != OriginToolchain && m.Origin != OriginUnexplained {
 		return nil
 	}

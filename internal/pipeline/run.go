@@ -243,7 +243,7 @@ func (r *run) reusable(rec hallmark.CheckRecord, check string) bool {
 func ofTheMachine(reasons []hallmark.Reason) bool {
 	return slices.ContainsFunc(reasons, func(r hallmark.Reason) bool {
 		switch r.Code {
-		case hallmark.CodeToolchainAltered, hallmark.CodeUnexplained, hallmark.CodeBuildTool, hallmark.CodeInputUnstable, hallmark.CodeSourceChangedInside,
+		case hallmark.CodeToolchainAltered, hallmark.CodeCacheAltered, hallmark.CodeUnexplained, hallmark.CodeBuildTool, hallmark.CodeInputUnstable, hallmark.CodeSourceChangedInside,
 			hallmark.CodeTraceIncomplete, hallmark.CodeBuildNotIsolated, hallmark.CodeBuildLimit:
 			return true
 		}
