@@ -49,6 +49,8 @@ func (l Layout) Identity() string           { return l.path("home.json") }
 func (l Layout) Memory() string             { return l.path("seen") }
 func (l Layout) Digests() string            { return l.path("digests") }
 func (l Layout) Contents() string           { return l.path("contents") }
+func (l Layout) Repositories() string       { return l.path("repositories") }
+func (l Layout) TLS() string                { return l.path("tls") }
 
 // checkHome tells a missing home from one that can be used.
 func checkHome(home string) error {
