@@ -90,6 +90,8 @@ const (
 	CodeTraceIncomplete     Code = "BUILD_TRACE_INCOMPLETE"
 	CodeInputUnstable       Code = "BUILD_INPUT_UNSTABLE"
 	CodeUnexplained         Code = "BUILD_MATERIAL_UNEXPLAINED"
+	CodeToolchainAltered    Code = "BUILD_TOOLCHAIN_ALTERED"
+	CodeCacheAltered        Code = "BUILD_CACHE_ALTERED"
 	CodeProductUntraced     Code = "BUILD_PRODUCT_UNTRACED"
 	CodeSecretRefused       Code = "SECRET_REFUSED"
 	CodeSecretMissing       Code = "SECRET_NOT_SUPPLIED"

@@ -127,7 +127,7 @@ type kit struct {
 	env    map[string]string // of the image
 	images []attest.Image
 	ref    build.ImageRef
-	cache  string // directory that the build's cache begins with; empty: with nothing
+	cache  warmed // what the build's cache begins with
 }
 
 // imageFault is a fault of an image that a pipeline names: it denies. Others are

@@ -346,15 +346,14 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
 		Trace: recordIn(traces, b.home.Digests()),
 	}
-	warmed, release := "", func() {}
+	release := func() {}
 	if kit.tree == nil { // what this machine's toolchain compiled is nothing of an image's
-		if warmed, release, err = b.home.warmedCache(); err != nil {
+		if kit.cache, release, err = b.home.warmedCache(ctx); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
 	}
 	defer release()
-	kit.cache = warmed
-	if warmed != "" {
+	if warmed := kit.cache.dir; warmed != "" {
 		if err := layDirectories(warmed, sandbox.Upper(cache), b.room.hostID); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
@@ -381,8 +380,8 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		return pipeline.BuildOutput{}, err
 	}
 	out, err := b.conclude(ctx, in, def, res, kit, scratch, swapped)
-	if err == nil && warmed != "" {
-		out.Facts.Platform["toolchainCache"] = filepath.Base(warmed)
+	if err == nil && kit.cache.dir != "" {
+		out.Facts.Platform["toolchainCache"], out.Facts.Platform["toolchainCacheContents"] = filepath.Base(kit.cache.dir), string(kit.cache.list)
 	}
 	return out, err
 }
@@ -444,7 +443,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
-		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Loaded: traced.loaded, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons

@@ -70,7 +70,10 @@ func TestExplain(t *testing.T) {
 		},
 	}
 	got := map[Raw]string{}
-	all := o.Explain(traced(t))
+	all, err := o.Explain(traced(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, m := range all {
 		got[m.Path] = strings.TrimSpace(string(m.Origin) + " " + m.Package)
 	}
