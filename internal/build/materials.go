@@ -58,6 +58,9 @@ type Origins struct {
 	// Empty are directories that held nothing when the build began: what is read
 	// there was made by the build.
 	Empty []string
+	// Known says where a content came from that the control plane put into the room
+	// itself, or that an earlier one left; nil knows nothing.
+	Known func(d hallmark.Digest) (o Origin, purl string, ok bool)
 }
 
 // Explain finds the origin of everything that was read.
@@ -76,7 +79,10 @@ func (o Origins) Explain(s *Summary) []Material {
 }
 
 func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
-	rel, inside := below(string(r.Path), o.Workspace)
+	rel, inside := "", false
+	if o.Workspace != "" {
+		rel, inside = below(string(r.Path), o.Workspace)
+	}
 	_, exported := o.Source[rel]
 	if inside && r.Digest != "" && (o.Source[rel] == r.Digest || !exported && source[r.Digest]) {
 		return OriginSource, "" // under its own name, or one that the build gave it
@@ -97,6 +103,11 @@ func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
 		}
 		if purl, ok := best.Owner(rest); ok {
 			return best.Origin, purl
+		}
+	}
+	if o.Known != nil {
+		if origin, purl, ok := o.Known(r.Digest); ok {
+			return origin, purl
 		}
 	}
 	// Where nothing was before, everything is the build's. Elsewhere content is its

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hallmark-sc/hallmark"
 )
 
@@ -31,6 +33,82 @@ func onDisk(e Entry) fs.FileMode {
 // be empty. Only what the tree holds is written, each name once, directories
 // first and symlinks last, so that nothing is ever written through a link.
 func (t *Tree) Unpack(ctx context.Context, blobs Blobs, layers []Layer, dir string) error {
+	return t.unpack(ctx, blobs, layers, dir, onDisk, (*os.Root).Link)
+}
+
+// UnpackAsIs is Unpack with the modes of the layers, for a tree that is written
+// over: directories keep their set-group and sticky bits, files of several names
+// become files of their own.
+func (t *Tree) UnpackAsIs(ctx context.Context, blobs Blobs, layers []Layer, dir string) error {
+	if err := t.unpack(ctx, blobs, layers, dir, asIs, duplicate); err != nil {
+		return err
+	}
+	return os.Chmod(dir, asIs(t.root.Entry))
+}
+
+// asIs is the mode of an entry in a tree that a program may write over.
+func asIs(e Entry) fs.FileMode {
+	m := fs.FileMode(e.Mode)
+	if e.Type == Directory {
+		if e.Special&0o1000 != 0 {
+			m |= fs.ModeSticky
+		}
+		if e.Special&0o2000 != 0 {
+			m |= fs.ModeSetgid
+		}
+	}
+	return m
+}
+
+// duplicate copies a file that was written before.
+func duplicate(root *os.Root, from, to string) error {
+	st, err := root.Lstat(from)
+	if err != nil {
+		return err
+	}
+	in, err := openClosed(root, from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := root.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Chmod(st.Mode()), out.Close())
+}
+
+// openClosed opens a file that its own mode may close to us.
+func openClosed(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if !errors.Is(err, fs.ErrPermission) {
+		return f, err
+	}
+	st, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fs.ErrPermission
+	}
+	if err := root.Chmod(name, 0o600); err != nil {
+		return nil, err
+	}
+	f, err = root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if back := root.Chmod(name, st.Mode()); err == nil && back != nil {
+		f.Close()
+		return nil, back
+	}
+	return f, err
+}
+
+type (
+	modeOf func(Entry) fs.FileMode
+	linker func(root *os.Root, from, to string) error
+)
+
+func (t *Tree) unpack(ctx context.Context, blobs Blobs, layers []Layer, dir string, mode modeOf, link linker) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("unpacking: %w", err)
@@ -51,7 +129,7 @@ func (t *Tree) Unpack(ctx context.Context, blobs Blobs, layers []Layer, dir stri
 	for i, l := range layers {
 		b := &budget{entries: Limits{}.defaults().Entries, bytes: Limits{}.defaults().Bytes}
 		err := each(ctx, blobs, l, b, func(n int, _ *tar.Header, r io.Reader) error {
-			return write(root, wanted[position{i, n}], r)
+			return write(root, wanted[position{i, n}], r, mode, link)
 		})
 		if err != nil {
 			return fmt.Errorf("unpacking layer %d: %w", i+1, err)
@@ -66,7 +144,7 @@ func (t *Tree) Unpack(ctx context.Context, blobs Blobs, layers []Layer, dir stri
 	}
 	for _, e := range slices.Backward(entries) {
 		if e.Type == Directory {
-			if err := root.Chmod(filepath.FromSlash(e.Path), onDisk(e)); err != nil {
+			if err := root.Chmod(filepath.FromSlash(e.Path), mode(e)); err != nil {
 				return fmt.Errorf("unpacking: %w", err)
 			}
 		}
@@ -84,11 +162,11 @@ func clash(err error) error {
 }
 
 // write writes the bytes of one entry under all its names.
-func write(root *os.Root, names []Entry, r io.Reader) error {
+func write(root *os.Root, names []Entry, r io.Reader, mode modeOf, link linker) error {
 	for i, e := range names {
 		p := filepath.FromSlash(e.Path)
 		if i > 0 {
-			if err := root.Link(filepath.FromSlash(names[0].Path), p); err != nil {
+			if err := link(root, filepath.FromSlash(names[0].Path), p); err != nil {
 				return clash(err)
 			}
 			continue
@@ -98,7 +176,7 @@ func write(root *os.Root, names []Entry, r io.Reader) error {
 			return clash(err)
 		}
 		_, err = io.Copy(f, r)
-		if err = errors.Join(err, f.Chmod(onDisk(e)), f.Close()); err != nil {
+		if err = errors.Join(err, f.Chmod(mode(e)), f.Close()); err != nil {
 			return err
 		}
 	}
