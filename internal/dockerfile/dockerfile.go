@@ -180,7 +180,7 @@ func (p *Plan) parseError(err error) error {
 	line := 1
 	var at *parser.LocationError
 	if errors.As(err, &at) && len(at.Locations) > 0 {
-		line = lineOf(at.Locations[0])
+		line = max(1, lineOf(at.Locations[0]))
 	}
 	text := err.Error()
 	if i := strings.Index(text, "dockerfile parse error on line "); i >= 0 {
