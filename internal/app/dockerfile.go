@@ -109,16 +109,23 @@ func readCommitted(dir, name string) ([]byte, error) {
 			return nil, bad("the commit has no directory " + at)
 		}
 	}
-	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) {
+	st, err := root.Lstat(filepath.FromSlash(name))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !st.Mode().IsRegular() {
 		return nil, bad("the commit has no such regular file")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
+	if st.Size() > maxDockerfile {
+		return nil, bad("it has more than 1 MiB")
+	}
+	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|syscall.O_NONBLOCK, 0) // a root follows links inside of it, whatever it is told
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() || st.Size() > maxDockerfile {
-		return nil, bad("it is no regular file of at most 1 MiB")
+	if now, err := f.Stat(); err != nil || !os.SameFile(st, now) {
+		return nil, bad("it changed while it was read")
 	}
 	return io.ReadAll(io.LimitReader(f, maxDockerfile))
 }

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,13 +77,16 @@ func (k *kitchen) Open(d hallmark.Digest) (io.ReadCloser, error) {
 func (k *kitchen) newDir(what string) (string, error) {
 	k.count++
 	dir := filepath.Join(k.dir, fmt.Sprintf("%s-%d", what, k.count))
-	return dir, os.Mkdir(dir, 0o755)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", fmt.Errorf("making a layer: %w", err)
+	}
+	return dir, os.Chmod(dir, 0o755) //nolint:gosec // the program's user looks in; its parents are closed
 }
 
 // readWorkspace reads what the commit and the steps left in the workspace.
 func (k *kitchen) readWorkspace(ctx context.Context) error {
 	k.workspace = image.NewTree()
-	for _, w := range []image.Written{{Dir: k.in.Export.Dir, Attributes: "none"}, {Dir: sandbox.Upper(k.place.Scratch), Attributes: sandbox.OverlayAttributes()}} {
+	for _, w := range []image.Written{{Dir: k.in.Export.Dir, Attributes: "none", Part: true}, {Dir: sandbox.Upper(k.place.Scratch), Attributes: sandbox.OverlayAttributes(), Part: true}} {
 		changes, err := k.workspace.Changes(ctx, w, image.Limits{})
 		if err != nil {
 			return err
@@ -469,7 +473,7 @@ func (k *kitchen) run(ctx context.Context, out *cooked, room *stageRoom, a docke
 	}
 	scratch, err := k.newDir("run")
 	if err == nil {
-		err = sandbox.NewScratch(scratch, k.place.HostID)
+		err = errors.Join(sandbox.NewScratch(scratch, k.place.HostID), os.Chmod(sandbox.Upper(scratch), 0o755)) //nolint:gosec // it is the root that the program sees
 	}
 	if err != nil {
 		return false, err

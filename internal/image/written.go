@@ -36,6 +36,7 @@ type Written struct {
 	Dir        string
 	Attributes string // how the names of the kernel's own extended attributes begin
 	UID, GID   int    // who the program saw itself as: the owner of new names
+	Part       bool   // Dir is no root: what it is itself does not count
 }
 
 // hostileWrite is what no layer may hold.
@@ -57,6 +58,9 @@ func (t *Tree) Changes(ctx context.Context, w Written, limits Limits) ([]Change,
 	defer root.Close()
 	limits = limits.defaults()
 	r := &written{Written: w, ctx: ctx, root: root, entries: limits.Entries, bytes: limits.Bytes}
+	if err := r.top(); err != nil {
+		return nil, err
+	}
 	if err := r.directory("", t.root, false); err != nil {
 		return nil, err
 	}
@@ -83,6 +87,26 @@ type written struct {
 	out     []Change
 	entries int
 	bytes   int64
+}
+
+// topMode is what the directories of layers are made with.
+const topMode = 0o755
+
+// top judges the directory itself, which is the root of what was written over: no
+// layer says anything of it.
+func (r *written) top() error {
+	st, err := r.root.Lstat(".")
+	if err != nil {
+		return fmt.Errorf("reading what was written: %w", err)
+	}
+	if !r.Part && st.Mode() != fs.ModeDir|topMode {
+		return hostileWrite("", "its mode was changed to %s", st.Mode())
+	}
+	opaque, err := r.attributes("")
+	if err == nil && opaque {
+		err = hostileWrite("", "it hides everything below")
+	}
+	return err
 }
 
 func (r *written) directory(name string, base *node, fresh bool) error {
