@@ -206,6 +206,24 @@ func layFile(root *os.Root, c Change, contents *Contents) error {
 	return errors.Join(err, f.Chmod(asIs(c.Entry)), f.Close())
 }
 
+// separate gives a name of a file a file of its own.
+func separate(root *os.Root, name string) error {
+	back, err := openWay(root, name)
+	defer back()
+	if err != nil {
+		return err
+	}
+	st, err := root.Lstat(name)
+	if err != nil {
+		return err
+	}
+	part := filepath.Join(filepath.Dir(name), ".separate")
+	if err := duplicate(root, name, part); err != nil {
+		return err
+	}
+	return errors.Join(chownLike(root, part, st), root.Rename(part, name))
+}
+
 // Unlink gives every name of changes that is a hard link a file of its own in
 // dir, where a program wrote them: written over later, one would change with the
 // other, and only one of them would be seen to.
@@ -219,20 +237,7 @@ func Unlink(dir string, changes []Change) error {
 		if c.Link == "" {
 			continue
 		}
-		to := filepath.FromSlash(c.Path)
-		st, err := root.Lstat(to)
-		if err != nil {
-			return fmt.Errorf("separating files: %w", err)
-		}
-		parent := filepath.Dir(to)
-		pst, err := root.Lstat(parent)
-		if err != nil {
-			return fmt.Errorf("separating files: %w", err)
-		}
-		err = errors.Join(
-			root.Chmod(parent, pst.Mode()|0o700), root.Remove(to), duplicate(root, filepath.FromSlash(c.Link), to),
-			chownLike(root, to, st), root.Chmod(parent, pst.Mode()))
-		if err != nil {
+		if err := separate(root, filepath.FromSlash(c.Path)); err != nil {
 			return fmt.Errorf("separating files: %w", err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,11 +80,17 @@ func duplicate(root *os.Root, from, to string) error {
 	return errors.Join(err, out.Chmod(st.Mode()), out.Close())
 }
 
-// openClosed opens a file that its own mode may close to us.
+// openClosed opens a file that its own mode, or that of a directory that it lies
+// in, may close to us.
 func openClosed(root *os.Root, name string) (*os.File, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if !errors.Is(err, fs.ErrPermission) {
 		return f, err
+	}
+	back, err := openWay(root, name)
+	defer back()
+	if err != nil {
+		return nil, err
 	}
 	st, err := root.Lstat(name)
 	if err != nil {
@@ -101,6 +108,39 @@ func openClosed(root *os.Root, name string) (*os.File, error) {
 		return nil, back
 	}
 	return f, err
+}
+
+// openWay opens the directories in the way to a file; back puts their modes back.
+func openWay(root *os.Root, name string) (back func(), err error) {
+	type closed struct {
+		name string
+		mode fs.FileMode
+	}
+	var was []closed
+	back = func() {
+		for _, c := range slices.Backward(was) {
+			_ = root.Chmod(c.name, c.mode) // it is ours: no reason to fail
+		}
+	}
+	parts := strings.Split(filepath.Dir(name), string(filepath.Separator))
+	for i := range parts {
+		dir := filepath.Join(parts[:i+1]...)
+		st, err := root.Lstat(dir)
+		if err != nil {
+			return back, err
+		}
+		if !st.IsDir() {
+			return back, fs.ErrPermission
+		}
+		if st.Mode().Perm()&0o700 == 0o700 {
+			continue
+		}
+		if err := root.Chmod(dir, st.Mode()|0o700); err != nil {
+			return back, err
+		}
+		was = append(was, closed{dir, st.Mode()})
+	}
+	return back, nil
 }
 
 type (
