@@ -41,7 +41,7 @@ type Written struct {
 
 // hostileWrite is what no layer may hold.
 func hostileWrite(name, format string, args ...any) error {
-	return hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeImageRunRefused, "/%.300q: %s", name, fmt.Sprintf(format, args...)),
+	return hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeImageRunRefused, "%.300q: %s", "/"+name, fmt.Sprintf(format, args...)),
 		"remove it in the same instruction, or don't make it: docs/design/image.md says what an image may hold")
 }
 
