@@ -46,6 +46,8 @@ func (l Layout) ToolchainCache() string { return l.path("toolchain-cache") }
 func (l Layout) Fingerprints() string   { return l.path("keys", "fingerprint.key") }
 func (l Layout) Identity() string       { return l.path("home.json") }
 func (l Layout) Memory() string         { return l.path("seen") }
+func (l Layout) Repositories() string   { return l.path("repositories") }
+func (l Layout) TLS() string            { return l.path("tls") }
 func (l Layout) Digests() string        { return l.path("digests") }
 
 // checkHome tells a missing home from one that can be used.

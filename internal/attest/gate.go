@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package attest
+
+import (
+	"strings"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// RefTransition states what was asked of a reference and what the gate answered.
+func RefTransition(t intoto.RefTransition) (intoto.Statement, error) {
+	fill(&t.Commits)
+	fill(&t.Checks)
+	fill(&t.Approvals)
+	fill(&t.Controls)
+	fill(&t.Obligations)
+	fill(&t.Reasons)
+	if t.Effect != hallmark.Allow {
+		return statement(intoto.PredicateTransition, []intoto.ResourceDescriptor{intoto.SubjectOfRefusal(t.Repository, t.Ref)}, t)
+	}
+	subjects := []intoto.ResourceDescriptor{intoto.SubjectOfRef(t.Repository, t.Ref)}
+	if strings.Trim(t.New, "0") != "" {
+		subjects = append(subjects, intoto.ResourceDescriptor{URI: "git+" + t.Repository, Digest: map[string]string{"gitCommit": t.New}})
+	}
+	return statement(intoto.PredicateTransition, subjects, t)
+}
+
+// AccessRecord states one use, change or refusal of access.
+func AccessRecord(r intoto.AccessRecord) (intoto.Statement, error) {
+	return statement(intoto.PredicateAccess, []intoto.ResourceDescriptor{
+		{Name: r.Resource, Digest: sha256Of(hallmark.DigestOf([]byte(r.Resource)))},
+	}, r)
+}
+
+// ChangeReview states what somebody said of a change. Its subjects are the change
+// and the revision.
+func ChangeReview(r intoto.ChangeReview) (intoto.Statement, error) {
+	return statement(intoto.PredicateReview, []intoto.ResourceDescriptor{
+		SubjectOfChange(r.Change),
+		{URI: "git+" + r.Repository, Digest: map[string]string{"gitCommit": r.Revision}},
+	}, r)
+}
+
+// SubjectOfChange names a change as a subject.
+func SubjectOfChange(id string) intoto.ResourceDescriptor {
+	return intoto.ResourceDescriptor{Name: id, Digest: sha256Of(hallmark.DigestOf([]byte("change\x00" + id)))}
+}
+
+func fill[T any](l *[]T) {
+	if *l == nil {
+		*l = []T{}
+	}
+}
