@@ -50,7 +50,7 @@ func (s *Server) change(ctx context.Context, id string) (change, error) {
 		if row.Predicate != intoto.PredicateReview {
 			continue
 		}
-		r, err := readGateStatement[intoto.ChangeReview](ctx, s, row.Bundle)
+		r, err := readGateStatement[intoto.ChangeReview](ctx, s.home, row.Bundle)
 		if err != nil {
 			return c, err
 		}
@@ -150,7 +150,7 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 		return st, nil
 	}
 	st.Rule = rule
-	last, err := s.lastTransition(ctx, c.Repository, c.Target)
+	last, err := s.home.lastTransition(ctx, c.Repository, c.Target)
 	if err != nil {
 		return st, err
 	}
@@ -215,7 +215,7 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 		if row.Predicate != intoto.PredicateTransition {
 			continue
 		}
-		t, err := s.readTransition(ctx, row.Bundle)
+		t, err := s.home.readTransition(ctx, row.Bundle)
 		if err != nil {
 			return err
 		}
@@ -428,7 +428,7 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			if st, err = s.judge(ctx, r, c, in); err != nil {
 				return err
 			}
-			last, err := s.lastTransition(ctx, c.Repository, c.Target)
+			last, err := s.home.lastTransition(ctx, c.Repository, c.Target)
 			if err != nil {
 				return err
 			}
@@ -457,8 +457,12 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 		Log: func(ctx context.Context, d hallmark.Decision) error {
 			t.Effect, t.Reasons = d.Effect, d.Reasons
 			if d.Allowed() {
-				t.Controls = append(controls(st.Rule, source.Update{New: c.Revision}, t.On), intoto.RefControl{Name: "reviewed", Start: c.Revision, Since: t.On})
+				var err error
+				if t.Controls, err = s.controls(ctx, c.name, st.Rule, t, true); err != nil {
+					return err
+				}
 				t.Obligations = []string{"build"}
+				return s.transit(ctx, t, st.Rule)
 			}
 			statement, err := attest.RefTransition(t)
 			if err == nil {
@@ -530,7 +534,7 @@ func (s *Server) checkRecord(ctx context.Context, bundle hallmark.Digest) (hallm
 	type checked struct {
 		Check *hallmark.CheckRecord `json:"https://hallmark-sc.github.io/ext/check/v0.1"`
 	}
-	v, err := readGateStatement[checked](ctx, s, bundle)
+	v, err := readGateStatement[checked](ctx, s.home, bundle)
 	if err != nil || v.Check == nil {
 		return hallmark.CheckRecord{}, false, err
 	}

@@ -273,6 +273,7 @@ type builder struct {
 	parts  BuildParts
 	given  givenToBuild
 	order  order
+	tools  []attest.Tool // of this machine, as Fingerprint read them: a result is saved under these
 }
 
 func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
@@ -280,6 +281,7 @@ func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
 	if err != nil {
 		return "", err
 	}
+	b.tools = tools
 	return b.fingerprint(tools)
 }
 
@@ -312,7 +314,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	}
 	var kit kit
 	if err == nil {
-		kit, err = b.home.toolkit(ctx, def)
+		kit, err = b.home.toolkit(ctx, def, b.tools)
 	}
 	if refused := new(refusedError); errors.As(err, &refused) {
 		return b.refuse(in.Revision, []hallmark.Reason{refused.reason}), nil

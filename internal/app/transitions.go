@@ -28,8 +28,8 @@ type lastTransition struct {
 
 // lastTransition reads what the log says of a reference. The index tells where to
 // look; each statement is verified again.
-func (s *Server) lastTransition(ctx context.Context, uri, ref string) (lastTransition, error) {
-	rows, err := s.home.stores.index.Statements(ctx, "sha256:"+intoto.SubjectOfRef(uri, ref).Digest["sha256"])
+func (h *Home) lastTransition(ctx context.Context, uri, ref string) (lastTransition, error) {
+	rows, err := h.stores.index.Statements(ctx, "sha256:"+intoto.SubjectOfRef(uri, ref).Digest["sha256"])
 	if err != nil {
 		return lastTransition{}, err
 	}
@@ -38,7 +38,7 @@ func (s *Server) lastTransition(ctx context.Context, uri, ref string) (lastTrans
 		if rows[i].Predicate != intoto.PredicateTransition {
 			continue
 		}
-		t, err := s.readTransition(ctx, rows[i].Bundle)
+		t, err := h.readTransition(ctx, rows[i].Bundle)
 		if err != nil {
 			return out, err
 		}
@@ -58,18 +58,18 @@ func (s *Server) lastTransition(ctx context.Context, uri, ref string) (lastTrans
 	return out, nil
 }
 
-func (s *Server) readTransition(ctx context.Context, bundle hallmark.Digest) (intoto.RefTransition, error) {
-	return readGateStatement[intoto.RefTransition](ctx, s, bundle)
+func (h *Home) readTransition(ctx context.Context, bundle hallmark.Digest) (intoto.RefTransition, error) {
+	return readGateStatement[intoto.RefTransition](ctx, h, bundle)
 }
 
 // readGateStatement verifies a bundle and reads its predicate.
-func readGateStatement[T any](ctx context.Context, s *Server, bundle hallmark.Digest) (T, error) {
+func readGateStatement[T any](ctx context.Context, h *Home, bundle hallmark.Digest) (T, error) {
 	var none T
-	b, err := s.home.stores.blobs.Get(ctx, bundle)
+	b, err := h.stores.blobs.Get(ctx, bundle)
 	if err != nil {
 		return none, fmt.Errorf("reading evidence: %w", err)
 	}
-	st, err := s.home.verifier.Verify(b)
+	st, err := h.verifier.Verify(b)
 	if err != nil {
 		return none, fmt.Errorf("verifying evidence: %w", err)
 	}
@@ -87,7 +87,7 @@ func (h *Home) repositoryURI(name string) string {
 // is carried out where that is still possible, and else logged as void.
 func (s *Server) settle(ctx context.Context, repository, ref string) error {
 	dir := filepath.Join(s.home.Repositories(), repository+".git")
-	last, err := s.lastTransition(ctx, s.uri(repository), ref)
+	last, err := s.home.lastTransition(ctx, s.uri(repository), ref)
 	if err != nil || last.Statement == "" {
 		return err
 	}
@@ -128,7 +128,7 @@ func (s *Server) recover(ctx context.Context) error {
 	}
 	refs := map[[2]string]bool{}
 	for _, row := range logged {
-		t, err := s.readTransition(ctx, row.Bundle)
+		t, err := s.home.readTransition(ctx, row.Bundle)
 		if err != nil {
 			return err
 		}

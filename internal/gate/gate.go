@@ -95,8 +95,5 @@ func decide(ctx context.Context, s Steps, who hallmark.Principal) (hallmark.Deci
 	if err != nil {
 		return hallmark.Decision{}, fmt.Errorf("deciding: %w", err)
 	}
-	if d.Allowed() && len(d.Reasons) > 0 {
-		return hallmark.Decision{}, hallmark.Coded(hallmark.KindInternal, hallmark.CodeGateUnavailable, "a decision allows and gives reasons against it")
-	}
 	return d, nil
 }

@@ -390,3 +390,27 @@ func (i *Incoming) Diff(ctx context.Context, from, to string, limit int) (string
 
 // emptyTree is git's name of a tree without files (SHA-1).
 const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+// Heads reads branches and tags of any repository, from its files: of a clone
+// those of its remote "origin" stand for the branches. No git process runs in it.
+func Heads(_ context.Context, repo string) (map[string]string, error) {
+	r := &Repository{cfg: Config{Repo: repo}}
+	if err := r.find(); err != nil {
+		return nil, err
+	}
+	all, err := r.refs()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for name, id := range all {
+		branch, remote := strings.CutPrefix(name, "refs/remotes/origin/")
+		switch {
+		case remote && branch != "HEAD":
+			out["refs/heads/"+branch] = id
+		case strings.HasPrefix(name, "refs/tags/"), r.work == "" && strings.HasPrefix(name, "refs/heads/"):
+			out[name] = id
+		}
+	}
+	return out, nil
+}
