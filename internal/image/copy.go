@@ -4,6 +4,7 @@
 package image
 
 import (
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -261,7 +262,8 @@ func (c *copying) directory(n *node, dest string) error {
 			}
 		}
 	}
-	for name, child := range n.children {
+	for _, name := range slices.Sorted(maps.Keys(n.children)) { // what is refused is the same each time
+		child := n.children[name]
 		to := path.Join("/", at, name)
 		if child.Type == Directory {
 			err = c.directory(child, to)
