@@ -99,11 +99,23 @@ func overlay(lower, upper, work string) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(fs)
+	// By descriptor: a path with a colon would be two directories, one with a comma
+	// two options before Linux 6.5, which has no option for a single one either.
+	dirs := map[string]string{}
+	for option, path := range map[string]string{"lowerdir": lower, "upperdir": upper, "workdir": work} {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, fmt.Errorf("opening %s: %w", path, err)
+		}
+		defer unix.Close(fd)
+		dirs[option] = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
 	// What was written is read from the upper directory alone: neither a file without
 	// its content nor a directory that stands for a renamed one may be there, as some
 	// kernels make them when nobody says otherwise.
 	for _, o := range [][2]string{
-		{"lowerdir+", lower}, {"upperdir", upper}, {"workdir", work}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
+		{"lowerdir", dirs["lowerdir"]}, {"upperdir", dirs["upperdir"]}, {"workdir", dirs["workdir"]},
+		{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
 	} {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return -1, fmt.Errorf("%s: %w", o[0], err)
