@@ -117,3 +117,23 @@ func ExitCode(err error) int {
 	}
 	return 1
 }
+
+// HTTPStatus is the same table for answers over HTTP (RFC 9110).
+func HTTPStatus(err error) int {
+	if err == nil {
+		return 200
+	}
+	switch KindOf(err) {
+	case KindUsage, KindInvalid, KindUnpinned:
+		return 400
+	case KindNotFound:
+		return 404
+	case KindDenied:
+		return 403
+	case KindUnavailable:
+		return 503
+	case KindInternal:
+		return 500
+	}
+	return 500
+}

@@ -29,6 +29,12 @@ const (
 	PredicatePolicy  = "https://hallmark-sc.github.io/predicates/policy/v0.1"
 	PredicateGenesis = "https://hallmark-sc.github.io/predicates/genesis/v0.1"
 
+	// Of the gates: a reference that moved or was not let, what people said of a
+	// change, and who asked for what.
+	PredicateTransition = "https://hallmark-sc.github.io/predicates/ref-transition/v0.1"
+	PredicateReview     = "https://hallmark-sc.github.io/predicates/change-review/v0.1"
+	PredicateAccess     = "https://hallmark-sc.github.io/predicates/access-record/v0.1"
+
 	// BuildTypePipeline is the buildType of a build described by
 	// .hallmark/pipeline.yaml.
 	BuildTypePipeline = "https://hallmark-sc.github.io/build-types/pipeline/v1"
@@ -36,6 +42,10 @@ const (
 	// BuilderLocal is the builder.id of a build on a person's own machine: at
 	// most SLSA Build L1.
 	BuilderLocal = "https://hallmark-sc.github.io/builders/local"
+
+	// BuilderServer is the builder.id of a build that hallmark serve started, whose
+	// statements a process signed that no build can reach.
+	BuilderServer = "https://hallmark-sc.github.io/builders/server"
 
 	// BuildTypeCommand is the buildType of one command of another CI system that
 	// hallmark wrap ran; pipeline is the command then, its path the step's name.
@@ -258,7 +268,7 @@ type VSA struct {
 	VerificationResult string               `json:"verificationResult"` // PASSED or FAILED
 	VerifiedLevels     []string             `json:"verifiedLevels"`
 	SLSAVersion        string               `json:"slsaVersion"`
-	Verdict            *VerdictRef          `json:"https://hallmark-sc.github.io/ext/verdict/v0.1"`
+	Verdict            *VerdictRef          `json:"https://hallmark-sc.github.io/ext/verdict/v0.1,omitempty"` // none of a source
 }
 
 // VSAVerifier identifies who verified.

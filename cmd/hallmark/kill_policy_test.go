@@ -35,6 +35,7 @@ func (l *killLab) killSoon(rng *rand.Rand, limit time.Duration, args ...string) 
 // administrators ($HALLMARK_KILLS versions, 3 unless set): the same command
 // again ends well, nobody counts twice, and log and blobs still say all.
 func TestKillCeremony(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills many commands; go test without -short does")
 	}
@@ -47,10 +48,7 @@ func TestKillCeremony(t *testing.T) {
 	}
 	work := t.TempDir()
 	home := filepath.Join(work, "home")
-	l := &killLab{t: t, work: work, bin: filepath.Join(work, "hallmark"), env: append(os.Environ(), "HALLMARK_HOME="+home, "XDG_STATE_HOME="+filepath.Join(work, "state"))}
-	if out, err := exec.Command("go", "build", "-o", l.bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
+	l := &killLab{t: t, work: work, bin: plainBinary(t, work), env: append(os.Environ(), "HALLMARK_HOME="+home, "XDG_STATE_HOME="+filepath.Join(work, "state"))}
 	names := []string{"ada", "grace", "joan"}
 	start := []string{"init", "--threshold", "2"}
 	for _, n := range names {

@@ -7,12 +7,14 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,6 +31,7 @@ type killLab struct {
 	bin, work string
 	env       []string
 	commits   int
+	steps     string // of the pipeline, instead of those of commit
 }
 
 // TestKill kills runs with SIGKILL at every stage and at random moments
@@ -36,6 +39,7 @@ type killLab struct {
 // nothing signed is lost, nothing half-written is believed, and nothing of a
 // sandbox is left.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills many runs; go test without -short does")
 	}
@@ -64,14 +68,34 @@ func TestKill(t *testing.T) {
 	lab.check()
 }
 
+// plain is a plain build, not the test binary: this is what users run. To link it
+// takes longer than most of what is done with it, so it is linked once.
+var plain = sync.OnceValues(func() ([]byte, error) {
+	bin := filepath.Join(shared, "hallmark")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building: %w\n%s", err, out)
+	}
+	return os.ReadFile(bin)
+})
+
+// plainBinary puts the plain build into a directory: processes are told apart by
+// the path of their binary.
+func plainBinary(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(dir, "hallmark")
+	if err := os.WriteFile(bin, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
 func newKillLab(t *testing.T) *killLab {
 	work := t.TempDir()
-	lab := &killLab{t: t, work: work, bin: filepath.Join(work, "hallmark")}
-	// A plain build, not the test binary: this is what users run.
-	build := exec.Command("go", "build", "-o", lab.bin, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
+	lab := &killLab{t: t, work: work, bin: plainBinary(t, work)}
 	lab.env = append(os.Environ(), "HALLMARK_HOME="+filepath.Join(work, "home"), "XDG_STATE_HOME="+filepath.Join(work, "state"), "TMPDIR="+filepath.Join(work, "tmp"))
 	if err := os.MkdirAll(filepath.Join(work, "tmp"), 0o755); err != nil {
 		t.Fatal(err)
@@ -121,12 +145,15 @@ func (l *killLab) commit() {
 	l.t.Helper()
 	l.commits++
 	l.write("app/run.sh", "#!/bin/sh\necho release "+strconv.Itoa(l.commits)+"\n")
+	steps := l.steps
+	if steps == "" {
+		steps = "    - run: mkdir out && cp run.sh out/hello && sleep 0.2\n"
+	}
 	l.write("app/.hallmark/pipeline.yaml", `apiVersion: hallmark/v1
 kind: Pipeline
 build:
   steps:
-    - run: mkdir out && cp run.sh out/hello && sleep 0.2
-    - name: test
+`+steps+`    - name: test
       run: sh out/hello
   artifacts: [out/hello]
 `)

@@ -25,6 +25,7 @@ const ordinary = 65534
 // first call that makes or uses a socket: as the user who runs the tests, and,
 // when that is root, as an ordinary user who can't even read the home.
 func TestVerifyOpensNoSocket(t *testing.T) {
+	t.Parallel()
 	lab := newKillLab(t)
 	lab.commit()
 	lab.finish()

@@ -9,15 +9,18 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,10 +37,36 @@ func TestMain(m *testing.M) {
 	if base := filepath.Base(os.Args[0]); base != "hallmark" && strings.HasPrefix(base, "hallmark-") {
 		os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr))
 	}
-	testscript.Main(m, map[string]func(){"hallmark": main})
+	testscript.Main(sharing{m}, map[string]func(){"hallmark": main})
+}
+
+// shared is a directory for what is made once for many tests.
+var shared string
+
+// sharing runs tests while that directory is there.
+type sharing struct{ *testing.M }
+
+// Run implements testscript.TestingM.
+func (s sharing) Run() int {
+	var err error
+	if shared, err = os.MkdirTemp("", "hallmark-tests-"); err != nil {
+		fmt.Fprintln(os.Stderr, "making a directory:", err)
+		return 1
+	}
+	defer os.RemoveAll(shared)
+	// Runs wait for disks and checkpoints for a part of their time: another one
+	// uses the processor meanwhile.
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(runtime.GOMAXPROCS(0)+1))
+	}
+	return s.M.Run()
 }
 
 func TestScript(t *testing.T) {
+	t.Parallel()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -57,11 +86,17 @@ func TestScript(t *testing.T) {
 			}
 			return nil
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" { // may mount
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"statement": cmdStatement, "layout": cmdLayout, "makeimage": cmdMakeImage, "subst": cmdSubst, "tamperblob": cmdTamperBlob, "registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "commit": cmdCommit, "tamper": cmdTamper,
+			"statement": cmdStatement, "layout": cmdLayout, "makeimage": cmdMakeImage, "subst": cmdSubst, "tamperblob": cmdTamperBlob, "registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "warm": cmdWarm, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance, "predicate": cmdPredicate,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads, "serve": cmdServe, "person": cmdPerson, "changeid": cmdChangeID("stdout"), "heldid": cmdChangeID("stderr"), "remote": cmdRemote,
 		},
 	})
 }
@@ -107,6 +142,27 @@ func cmdHome(ts *testscript.TestScript, _ bool, _ []string) {
 	} {
 		ts.Check(ts.Exec("hallmark", args...))
 	}
+}
+
+// warmed is a toolchain cache that was made once for all scripts: builds of Go are
+// most of the time of a script otherwise.
+var warmed = sync.OnceValues(func() (string, error) {
+	home := filepath.Join(shared, "warm")
+	for _, args := range [][]string{{"init", "--single-operator"}, {"cache", "warm", "fmt"}} {
+		cmd := exec.Command("hallmark", append(args, "--home", home)...)
+		cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+filepath.Join(shared, "state"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("hallmark %s: %w\n%s", args[0], err, out)
+		}
+	}
+	return filepath.Join(home, "toolchain-cache"), nil
+})
+
+// warm gives the home what "hallmark cache warm fmt" makes.
+func cmdWarm(ts *testscript.TestScript, _ bool, _ []string) {
+	cache, err := warmed()
+	ts.Check(err)
+	ts.Check(ts.Exec("cp", "-a", cache, filepath.Join(ts.Getenv("HALLMARK_HOME"), "toolchain-cache")))
 }
 
 // commit DIR KEY MESSAGE commits everything in DIR; KEY "-" leaves it unsigned.

@@ -28,6 +28,7 @@ func Alias(name string, args []string, stdin io.Reader, stdout, stderr io.Writer
 	case sandbox.WrapAlias:
 		return sandbox.WrapMain(), true
 	case scan.Alias:
+		trace.CollectGarbage()
 	default:
 		return 0, false
 	}

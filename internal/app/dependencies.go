@@ -20,6 +20,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 // fetchWall bounds the fetching of all dependencies of a revision.
@@ -113,7 +114,7 @@ func (r *room) Fetch(ctx context.Context, job intake.Job) (intake.Report, error)
 	out, errs := &bounded{max: 1 << 20}, &bounded{max: 4 << 20}
 	rep, err := r.box.RunAs(ctx, r.hostID, sandbox.Spec{
 		Argv: append([]string{scan.Alias}, job.Args...), Self: true, Dir: "/", Stdin: bytes.NewReader(job.Stdin), Stdout: out, Stderr: errs, Limits: r.limits(job.Wall),
-		Env: []string{"PATH=" + sandbox.Path(), "HOME=/tmp/home", "TMPDIR=/tmp", "LANG=C.UTF-8"},
+		Env: []string{"PATH=" + sandbox.Path(), "HOME=/tmp/home", "TMPDIR=/tmp", "LANG=C.UTF-8", trace.QuickStart},
 		Mounts: []sandbox.Mount{
 			{Source: job.Manifests, Target: intake.ManifestsDir},
 			{Source: job.Out, Target: intake.OutDir, Writable: true},

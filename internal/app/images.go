@@ -127,7 +127,7 @@ type kit struct {
 	env    map[string]string // of the image
 	images []attest.Image
 	ref    build.ImageRef
-	cache  string // directory that the build's cache begins with; empty: with nothing
+	cache  warmed // what the build's cache begins with
 }
 
 // imageFault is a fault of an image that a pipeline names: it denies. Others are
@@ -160,10 +160,15 @@ func (h *Home) approved(def *build.Pipeline) error {
 	return nil
 }
 
-// toolkit finds the toolchain that a pipeline names.
-func (h *Home) toolkit(ctx context.Context, def *build.Pipeline) (kit, error) {
+// toolkit finds the toolchain that a pipeline names; here are the tools of this
+// machine, where the caller has read them already.
+func (h *Home) toolkit(ctx context.Context, def *build.Pipeline, here []attest.Tool) (kit, error) {
 	k := kit{path: sandbox.Path(), ref: def.Toolchain}
 	if def.Toolchain.Digest == "" {
+		if here != nil {
+			k.tools = slices.Clone(here)
+			return k, nil
+		}
 		var err error
 		k.tools, err = inventoryTools()
 		return k, err
@@ -274,7 +279,7 @@ func (h *Home) goVersion(ctx context.Context, definition []byte) string {
 	if err != nil || def.Toolchain.Digest == "" {
 		return goToolchain()
 	}
-	k, err := h.toolkit(ctx, def)
+	k, err := h.toolkit(ctx, def, nil)
 	if err != nil {
 		return "" // the build says what is wrong with the image
 	}
@@ -361,7 +366,7 @@ func ImageTools(ctx context.Context, home, ref string) ([]string, error) {
 		return nil, err
 	}
 	h := &Home{Layout: Layout{home}}
-	k, err := h.toolkit(ctx, &build.Pipeline{Toolchain: build.ImageRef{Name: r.Name, Digest: r.Digest}})
+	k, err := h.toolkit(ctx, &build.Pipeline{Toolchain: build.ImageRef{Name: r.Name, Digest: r.Digest}}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -333,6 +333,12 @@ func policyRoots(id identityFile, keys *sign.Keyring) (verify.PolicyRoots, []ver
 	return p, signers, nil
 }
 
+// Signers of the gates and of a server's builds, as roots name them.
+const (
+	gateName   = "gate"
+	serverName = "server"
+)
+
 func makeRoots(id identityFile, keys *sign.Keyring, trusted []byte) (*verify.Roots, error) {
 	artifact, checkpoint := keys.Artifact(), keys.Checkpoint()
 	admins, policySigners, err := policyRoots(id, keys)
@@ -352,6 +358,10 @@ func makeRoots(id identityFile, keys *sign.Keyring, trusted []byte) (*verify.Roo
 				PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderLocal}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
 			{Name: wrapperName, Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/builder/wrap"},
 				PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderWrap}, MaxLevel: "SLSA_BUILD_LEVEL_1"},
+			{Name: gateName, Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/gate"}, PredicateTypes: []string{
+				intoto.PredicateTransition, intoto.PredicateReview, intoto.PredicateAccess}},
+			{Name: serverName, Certificate: &verify.Certificate{Issuer: issuer, SAN: san + "/builder/server"},
+				PredicateTypes: []string{intoto.PredicateProvenance}, BuilderIDs: []string{intoto.BuilderServer}, MaxLevel: "SLSA_BUILD_LEVEL_3"},
 			{Name: "release", Key: &verify.Key{Hint: artifact.Hint, PublicKey: artifact.PEM},
 				PredicateTypes: []string{intoto.PredicateVSA}, VerifierIDs: []string{id.verifierID()}},
 		}, policySigners...),

@@ -115,6 +115,8 @@ type BuildParts struct {
 	// SourceArchive compares an archive of the source with the commit.
 	SourceArchive func(source, name string, data []byte) *hallmark.Reason
 	Authorize     func(build.Policy, build.Facts) hallmark.Decision
+	// Explain finds the origin of everything that a build read.
+	Explain func(build.Origins, *build.Summary) ([]build.Material, error)
 	// Permit is the build policy: asked before anything runs, and by Authorize.
 	Permit build.Permit
 	// Secrets judges whether a revision may have what its steps name; Mask hides
@@ -127,7 +129,7 @@ func buildParts(r *room, h *Home) BuildParts {
 	return BuildParts{
 		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
-		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, SourceArchive: build.SourceArchive, Authorize: build.Authorize,
+		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, SourceArchive: build.SourceArchive, Authorize: build.Authorize, Explain: build.Origins.Explain,
 		Secrets: build.JudgeSecrets, Mask: build.NewMask,
 	}
 }
@@ -142,7 +144,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Explain == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

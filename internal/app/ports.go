@@ -273,6 +273,7 @@ type builder struct {
 	parts  BuildParts
 	given  givenToBuild
 	order  order
+	tools  []attest.Tool // of this machine, as Fingerprint read them: a result is saved under these
 }
 
 func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
@@ -280,6 +281,7 @@ func (b *builder) Fingerprint(context.Context) (hallmark.Digest, error) {
 	if err != nil {
 		return "", err
 	}
+	b.tools = tools
 	return b.fingerprint(tools)
 }
 
@@ -309,7 +311,7 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	err = b.home.approved(def)
 	var kit kit
 	if err == nil {
-		kit, err = b.home.toolkit(ctx, def)
+		kit, err = b.home.toolkit(ctx, def, b.tools)
 	}
 	if imageFault(err) {
 		return b.withoutImage(in, err), nil
@@ -344,15 +346,14 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
 		Trace: recordIn(traces, b.home.Digests()),
 	}
-	warmed, release := "", func() {}
+	release := func() {}
 	if kit.tree == nil { // what this machine's toolchain compiled is nothing of an image's
-		if warmed, release, err = b.home.warmedCache(); err != nil {
+		if kit.cache, release, err = b.home.warmedCache(ctx); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
 	}
 	defer release()
-	kit.cache = warmed
-	if warmed != "" {
+	if warmed := kit.cache.dir; warmed != "" {
 		if err := layDirectories(warmed, sandbox.Upper(cache), b.room.hostID); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
@@ -379,8 +380,8 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		return pipeline.BuildOutput{}, err
 	}
 	out, err := b.conclude(ctx, in, def, res, kit, scratch, swapped)
-	if err == nil && warmed != "" {
-		out.Facts.Platform["toolchainCache"] = filepath.Base(warmed)
+	if err == nil && kit.cache.dir != "" {
+		out.Facts.Platform["toolchainCache"], out.Facts.Platform["toolchainCacheContents"] = filepath.Base(kit.cache.dir), string(kit.cache.list)
 	}
 	return out, err
 }
@@ -442,7 +443,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
-		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Loaded: traced.loaded, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons

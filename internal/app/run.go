@@ -22,6 +22,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan"
+	"github.com/hallmark-sc/hallmark/internal/trace"
 	"github.com/hallmark-sc/hallmark/internal/upstream"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -213,7 +214,7 @@ func (r *room) Run(ctx context.Context, job scan.Job) (scan.Report, error) {
 	out, errs := &bounded{max: 300 << 20}, &bounded{max: 1 << 20}
 	spec := sandbox.Spec{
 		Argv: append([]string{scan.Alias}, job.Args...), Self: true, Dir: "/", Stdin: job.Stdin, Stdout: out, Stderr: errs, Limits: r.limits(job.Wall),
-		Env: []string{"PATH=" + sandbox.Path(), "HOME=/tmp/home", "GOCACHE=/tmp/gocache", "GOMODCACHE=" + modCache, "TMPDIR=/tmp", "LANG=C.UTF-8"},
+		Env: []string{"PATH=" + sandbox.Path(), "HOME=/tmp/home", "GOCACHE=/tmp/gocache", "GOMODCACHE=" + modCache, "TMPDIR=/tmp", "LANG=C.UTF-8", trace.QuickStart},
 	}
 	if len(job.Program) > 0 {
 		spec.Argv, spec.Self, spec.Dir, spec.Env = job.Program, false, job.Dir, job.Env

@@ -188,7 +188,7 @@ func (s *logSigner) close() error {
 }
 
 func signerName(who sign.Identity) string {
-	return map[sign.Identity]string{sign.Observer: "observer", sign.Builder: "builder", sign.Release: "release", sign.Policy: "policy", sign.Wrapper: wrapperName}[who]
+	return map[sign.Identity]string{sign.Observer: "observer", sign.Builder: "builder", sign.Release: "release", sign.Policy: "policy", sign.Wrapper: wrapperName, sign.Gate: gateName, sign.Server: serverName}[who]
 }
 
 // rowOf is what the index holds of a bundle.

@@ -33,6 +33,7 @@ type traced struct {
 	trace    attest.Trace
 	logs     []hallmark.Digest  // of each step; "" where there is none
 	programs []build.Executable // that ran, with the steps that ran them
+	loaded   []build.Executable // compiled code of the platform that was read
 	written  []hallmark.Digest  // contents that the build wrote
 	brought  []hallmark.Digest  // contents of source and dependencies that it read
 	reasons  []hallmark.Reason
@@ -73,14 +74,27 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	if out.trace.Engine == "" {
 		return out, nil
 	}
-	origins, err := b.origins(in, k)
+	known, err := toolchain.OpenContents(b.home.Contents())
+	if err != nil {
+		return out, err
+	}
+	origins, err := b.origins(in, k, known)
 	if err != nil {
 		return out, err
 	}
 	out.programs, out.written = sum.Programs(), sum.Written()
 	describeProcesses(&out.trace, sum)
-	materials := origins.Explain(sum)
+	materials, err := b.parts.Explain(origins, sum)
+	if err != nil {
+		return out, err
+	}
+	if err := known.Save(); err != nil {
+		return out, err
+	}
 	for _, m := range materials {
+		if m.Code && (m.Origin == build.OriginToolchain || m.Origin == build.OriginUnexplained) {
+			out.loaded = append(out.loaded, build.Executable{Path: string(m.Path), Digest: m.Digest, Step: m.Step})
+		}
 		if m.Digest != "" && (m.Origin == build.OriginSource || m.Origin == build.OriginDependency) {
 			out.brought = append(out.brought, m.Digest)
 		}
@@ -195,22 +209,24 @@ func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary
 	}
 	out.trace.Materials = attest.List{Digest: d, Files: m.Files}
 	for _, g := range m.Groups {
-		out.trace.Groups = append(out.trace.Groups, attest.Group{Origin: string(g.Origin), Package: g.Package, Files: g.Files, Bytes: g.Bytes, Digest: g.Digest})
+		out.trace.Groups = append(out.trace.Groups, attest.Group{Origin: string(g.Origin), Package: g.Package, Files: g.Files, Bytes: g.Bytes, Digest: g.Digest, Undeclared: g.Undeclared})
 		if g.Origin == build.OriginToolchain && g.Package != "" {
 			out.trace.Packages = append(out.trace.Packages, g.Package)
 		}
 	}
 	for _, u := range m.Unexplained[:min(len(m.Unexplained), maxNamed)] {
-		out.trace.Unexplained = append(out.trace.Unexplained, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest})
+		out.trace.Unexplained = append(out.trace.Unexplained, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest, Package: u.Package, Altered: u.Why})
 	}
-	for i, u := range m.Unexplained {
-		if unexplained || i == 5 {
-			break
+	out.undeclared(all, m.Groups)
+	told := 0
+	for _, u := range m.Unexplained {
+		// That files of the machine are of no package may be accepted; the cache is
+		// the control plane's own.
+		if told == 5 || unexplained && !u.Cached {
+			continue
 		}
-		out.reasons = append(out.reasons, hallmark.Reason{
-			Code: hallmark.CodeUnexplained, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which belongs to no source, dependency or toolchain package", u.Step, text(u.Path), u.Digest),
-			Fix: "declare it as a dependency, install it from a package, or allow such files: hallmark policy set build.unexplained=record",
-		})
+		told++
+		out.reasons = append(out.reasons, notExplained(u))
 	}
 	before := map[build.Raw]bool{}
 	for _, m := range all {
@@ -225,6 +241,41 @@ func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary
 		}
 	}
 	return nil
+}
+
+// notExplained is what speaks against a build that read a file of no known origin.
+func notExplained(u build.Material) hallmark.Reason {
+	if u.Cached {
+		return hallmark.Reason{
+			Code: hallmark.CodeCacheAltered, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which the toolchain cache did not hold when it was made", u.Step, text(u.Path), u.Digest),
+			Fix: "find out who writes to the home, then make the cache again: hallmark cache warm",
+		}
+	}
+	if u.Content == build.ContentAltered {
+		return hallmark.Reason{
+			Code: hallmark.CodeToolchainAltered, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which is not as its package %s declares: %s", u.Step, text(u.Path), u.Digest, u.Package, u.Why),
+			Fix: "find out who changed it and install the package again, or allow such files: hallmark policy set build.unexplained=record",
+		}
+	}
+	return hallmark.Reason{
+		Code: hallmark.CodeUnexplained, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which belongs to no source, dependency or toolchain package", u.Step, text(u.Path), u.Digest),
+		Fix: "declare it as a dependency, install it from a package, or allow such files: hallmark policy set build.unexplained=record",
+	}
+}
+
+// undeclared names the files of which their package declares no digest. Packages
+// that declare none at all, such as the Go distribution, are told by the number
+// of their files.
+func (out *traced) undeclared(all []build.Material, groups []build.Group) {
+	none := map[string]bool{}
+	for _, g := range groups {
+		none[g.Package] = g.Undeclared == g.Files && g.Files > 1
+	}
+	for _, m := range all {
+		if m.Content == build.ContentUndeclared && !none[m.Package] && len(out.trace.Undeclared) < maxNamed {
+			out.trace.Undeclared = append(out.trace.Undeclared, attest.FileMaterial{Path: text(m.Path), Digest: m.Digest, Package: m.Package})
+		}
+	}
 }
 
 func (b *builder) products(ctx context.Context, out *traced, sum *build.Summary, upper string, whole bool) error {
@@ -292,20 +343,22 @@ func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
 }
 
 // origins say where the files of a sandbox come from.
-func (b *builder) origins(in pipeline.Input, k kit) (build.Origins, error) {
+func (b *builder) origins(in pipeline.Input, k kit, known *toolchain.Contents) (build.Origins, error) {
 	o := build.Origins{Workspace: Workspace, Empty: []string{"/tmp", "/dev/shm", build.CacheDir}}
 	var err error
 	if o.Source, err = digestsBelow(in.Export.Dir); err != nil {
 		return o, fmt.Errorf("hashing the source: %w", err)
 	}
-	if o.Places, err = k.places(); err != nil {
+	if o.Places, err = k.places(known); err != nil {
 		return o, err
 	}
-	if k.cache != "" {
-		o.Places = append(o.Places, build.Place{Prefix: build.CacheDir, Origin: build.OriginCache, Owner: func(p string) (string, bool) {
-			_, err := os.Lstat(filepath.Join(k.cache, p))
-			return "", err == nil
-		}})
+	if held := k.cache.held; held != nil {
+		of := func(p string) string { return path.Join("go", p) }
+		o.Places = append(o.Places, build.Place{
+			Prefix: path.Join(build.CacheDir, "go"), Origin: build.OriginCache,
+			Owner: func(p string) (string, bool) { return "", held[of(p)] != "" },
+			Holds: func(p string, d hallmark.Digest) bool { return d == "" || held[of(p)] == d },
+		})
 	}
 	for _, p := range sandbox.Furnished() {
 		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginSandbox})
@@ -343,13 +396,14 @@ func digestsBelow(dir string) (map[string]hallmark.Digest, error) {
 	return out, err
 }
 
-// places are the packages of what builds, and what its kernel makes up.
-func (k kit) places() ([]build.Place, error) {
-	packages, err := k.packages()
+// places are the packages of what builds, and what its kernel makes up; known are
+// contents that were compared before.
+func (k kit) places(known *toolchain.Contents) ([]build.Place, error) {
+	owner, inspect, err := k.packages(known)
 	if err != nil {
 		return nil, err
 	}
-	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: packages}}
+	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: owner, Inspect: inspect}}
 	if k.tree != nil {
 		out[0].Holds = k.imageHolds
 	}
@@ -435,9 +489,10 @@ func nodePackage(host, p string) (string, bool) {
 }
 
 // packages finds the package of the toolchain that a file belongs to, by its path
-// without the leading slash. Every file of an image is the image's (imageHolds
-// says which those are): where no package has it, that is what it belongs to.
-func (k kit) packages() (func(string) (string, bool), error) {
+// without the leading slash, and compares its bytes with what that declares. Every
+// file of an image is the image's (imageHolds says which those are): where no
+// package has it, or has it in other bytes, that is what it belongs to.
+func (k kit) packages(known *toolchain.Contents) (owner func(string) (string, bool), inspect func(string, hallmark.Digest) (build.Inspection, error), err error) {
 	cfg := toolchain.Config{Root: "/", GoRoot: sandbox.GoRoot()}
 	image := ""
 	if k.chain.Root != "" {
@@ -449,12 +504,32 @@ func (k kit) packages() (func(string) (string, bool), error) {
 	}
 	all, err := toolchain.New(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return func(p string) (string, bool) {
+	owner = func(p string) (string, bool) {
 		if owner, ok := all.Owner("/" + p); ok {
 			return owner.PURL, true
 		}
 		return image, image != ""
-	}, nil
+	}
+	inspect = func(p string, d hallmark.Digest) (build.Inspection, error) {
+		got, err := all.Inspect("/"+p, d, known)
+		if err != nil {
+			return build.Inspection{}, err
+		}
+		out := build.Inspection{Code: got.Code, Why: got.Why}
+		switch got.State {
+		case toolchain.Declared:
+			out.Content = build.ContentDeclared
+		case toolchain.Undeclared:
+			out.Content = build.ContentUndeclared
+		default:
+			out.Content = build.ContentAltered
+			if image != "" { // a layer of it has other bytes than the package, and the image's digest is what counts
+				out = build.Inspection{Content: build.ContentUndeclared, Package: image, Code: got.Code}
+			}
+		}
+		return out, nil
+	}
+	return owner, inspect, nil
 }

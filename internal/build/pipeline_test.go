@@ -4,6 +4,7 @@
 package build
 
 import (
+	"github.com/google/go-cmp/cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,15 +113,15 @@ func TestCollectRefuses(t *testing.T) {
 
 // TestAuthorize: every fact that speaks against a build denies on its own.
 func TestAuthorize(t *testing.T) {
-	cc, other := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("other"))
+	cc, lib, other := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("lib")), hallmark.DigestOf([]byte("other"))
 	p := Policy{Builders: []string{"b"}, Guarantees: []string{"no-network"}, Permit: func(q Request) (Rule, *hallmark.Reason) {
 		if q.Repository != "r" {
 			return Rule{}, &hallmark.Reason{Code: hallmark.CodeBuildNotPermitted}
 		}
-		return Rule{Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}}, nil
+		return Rule{Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}, Libraries: map[string][]hallmark.Digest{"/usr/lib/libc.so": {lib}}}, nil
 	}}
 	p.Tools = []string{"cc=aa"}
-	base := Facts{Request: Request{Repository: "r", Builder: "b"}, TraceWhole: true, Executed: []Executable{{"/usr/bin/cc", cc, "x"}, {"/workspace/configure", other, "x"}}, Brought: []hallmark.Digest{other}, BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
+	base := Facts{Request: Request{Repository: "r", Builder: "b"}, TraceWhole: true, Executed: []Executable{{"/usr/bin/cc", cc, "x"}, {"/workspace/configure", other, "x"}}, Loaded: []Executable{{"/usr/bin/cc", cc, "x"}, {"/usr/lib/libc.so", lib, "x"}, {"/workspace/own.so", other, "x"}}, Brought: []hallmark.Digest{other}, BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
 	if d := Authorize(p, base); !d.Allowed() {
 		t.Fatalf("a good build: %+v", d)
 	}
@@ -130,6 +131,8 @@ func TestAuthorize(t *testing.T) {
 		"untraced":    func(f *Facts) { f.TraceWhole = false },
 		"unlisted":    func(f *Facts) { f.Executed = []Executable{{"/usr/bin/ld", cc, "x"}} },
 		"wrapped":     func(f *Facts) { f.Executed = []Executable{{"/usr/bin/cc", other, "x"}} },
+		"library":     func(f *Facts) { f.Loaded = []Executable{{"/usr/lib/libc.so", other, "x"}} },
+		"plug-in":     func(f *Facts) { f.Loaded = []Executable{{"/usr/lib/plug.so", lib, "x"}} },
 		"from memory": func(f *Facts) { f.Executed = []Executable{{"/memfd:x (deleted)", other, "x"}} },
 		"built":       func(f *Facts) { f.Written = []hallmark.Digest{other} },
 		"cut short":   func(f *Facts) { f.Brought = nil }, // no writing of these bytes was seen, and nobody brought them
@@ -167,6 +170,30 @@ func TestAuthorize(t *testing.T) {
 	base.TraceWhole = false
 	if d := Authorize(p, base); d.Allowed() {
 		t.Error("an untraced build was allowed")
+	}
+}
+
+// TestLibrariesNamed: a refusal names path, digest and what was approved; a program
+// that is only read is no library; and a rule that records tools asks of none.
+func TestLibrariesNamed(t *testing.T) {
+	lib, other := hallmark.DigestOf([]byte("lib")), hallmark.DigestOf([]byte("other"))
+	r := Rule{Name: "release", Programs: map[string][]hallmark.Digest{"/usr/bin/ld": {lib}}, Libraries: map[string][]hallmark.Digest{"/usr/lib/p.so": {lib}}, Digests: []hallmark.Digest{hallmark.DigestOf(nil)}}
+	loaded := []Executable{
+		{"/usr/lib/p.so", other, "a"}, {"/usr/lib/p.so", other, "b"}, {"/usr/lib/q.so", lib, "a"}, {"/usr/bin/ld", lib, "a"}, {"/usr/bin/ran", other, "a"}, {"/opt/beside.so", hallmark.DigestOf(nil), "a"}, {"/tmp/built.so", other, "a"},
+	}
+	var got []string
+	for _, reason := range r.libraries(loaded, []Executable{{"/usr/bin/ran", other, "a"}}) {
+		got = append(got, string(reason.Code)+" "+reason.Field+" "+reason.Message)
+	}
+	if d := cmp.Diff([]string{
+		"BUILD_TOOL_NOT_APPROVED tools.inventory step a loaded \"/usr/lib/p.so\" " + string(other) + ", a library which the inventory lists as " + string(lib),
+		"BUILD_TOOL_NOT_APPROVED tools.inventory step a loaded \"/usr/lib/q.so\" " + string(lib) + ", a library which the inventory does not list",
+	}, got); d != "" {
+		t.Error(d)
+	}
+	r.AnyTool = true
+	if got := r.libraries(loaded, nil); got != nil {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -162,7 +162,7 @@ hallmark wrap ends with the exit code of its command.`,
 	root.AddCommand(
 		initCommand(s), runCommand(s), wrapCommand(s), rebuildCommand(s), verifyCommand(s), explainCommand(s), replayCommand(s),
 		logCommand(s), policyCommand(s), imageCommand(s), advisoriesCommand(s), reportCommand(s), drillCommand(s), cacheCommand(s),
-		doctorCommand(s), schemaCommand(s), versionCommand(s),
+		serveCommand(s), repositoryCommand(s), accessCommand(s), signInCommand(s), changeCommand(s), sourceCommand(s), auditCommand(s), doctorCommand(s), schemaCommand(s), versionCommand(s),
 	)
 	wrapArgs(root)
 	return root
@@ -207,4 +207,18 @@ func (s *streams) homeDir() (string, error) {
 		return "", hallmark.Errorf(hallmark.KindInvalid, "resolving home %s: %w", dir, err)
 	}
 	return abs, nil
+}
+
+// document prints a value as indented JSON, on one line with --json.
+func (s *streams) document(v any) error {
+	if s.json {
+		s.message(v)
+		return nil
+	}
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return hallmark.Errorf(hallmark.KindInternal, "encoding: %w", err)
+	}
+	s.print("%s", b)
+	return nil
 }

@@ -395,9 +395,9 @@ func nistFlow() []Requirement {
 			Force:    "P",
 			Text:     "The CI/CD execution environment is hardened: no extra capabilities, no set-uid gain, a minimal file system, no device access, resource limits.",
 			Attacks:  []string{"AT-08", "AT-11"},
-			Rule:     "sandbox: namespaces, no capabilities, no-new-privileges, a list of system calls, read-only root, no /sys, a list of what /proc shows, five devices, limits on CPU, memory, processes, disk and time, each read back; SANDBOX_UNAVAILABLE and BUILD_NOT_ISOLATED refuse to build without it",
+			Rule:     "sandbox: namespaces, no capabilities, no-new-privileges, a list of system calls, read-only root, no /sys, a list of what /proc shows, five devices, limits on CPU, memory, processes, disk and time, each read back, at the start and while the step runs; SANDBOX_UNAVAILABLE and BUILD_NOT_ISOLATED refuse to build without it",
 			Evidence: []Selector{isolated(), build()},
-			Tests:    []string{"script/run-allowed", "script/attack-build", "script/image-toolchain", "internal/sandbox.TestToolchainIsTheImage", "script/drill", "internal/sandbox.TestFilterAnswers", "internal/sandbox.TestShowsNothingOfTheMachine", "internal/sandbox.TestDiskIsBoundedWhileItRuns"},
+			Tests:    []string{"script/run-allowed", "script/attack-build", "script/image-toolchain", "internal/sandbox.TestToolchainIsTheImage", "script/drill", "internal/sandbox.TestFilterAnswers", "internal/sandbox.TestShowsNothingOfTheMachine", "internal/sandbox.TestDiskIsBoundedWhileItRuns", "cmd/hallmark.TestDisturbed"},
 			Limit:    "hardens where steps and scanners run, not the machine under it; memory and processors of an ordinary user are bounded only where control groups are delegated",
 		},
 		{
@@ -434,9 +434,10 @@ func nistFlow() []Requirement {
 			Force:    "P",
 			Text:     "The driver tool (build control plane) runs at a higher trust level than the build steps: a build step cannot read or write its memory, files or keys.",
 			Attacks:  []string{"AT-14"},
-			Rule:     "control plane and sandbox are separate processes: steps run without keys, sockets, sight of the host or of its processes",
+			Rule:     "control plane and sandbox are separate processes: steps run without keys, sockets, sight of the host or of its processes, and the sandbox's first process is closed to them",
 			Evidence: []Selector{environment(), provenance()},
 			Tests:    []string{"script/attack-build", "script/drill"},
+			Limit:    "run by an ordinary user, steps have that user on the host too: what separates them is the namespaces and the list of system calls",
 		},
 		{
 			ID:      "N046",

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -45,7 +46,7 @@ func at08() []Case {
 	return []Case{
 		by("a", "a Makefile", carrier{"make", map[string]string{"Makefile": "all:\n\tsh probe.txt\n"}, "make"}),
 		by("b", "a go:generate line", carrier{"go generate", map[string]string{"go.mod": goMod, "gen.go": "package gen\n\n//go:generate sh probe.txt\n"}, "go generate ./..."}),
-		by("c", "a TestMain", carrier{"go test", map[string]string{"go.mod": goMod, "gen.go": "package gen\n", "gen_test.go": testMain}, "go test ."}),
+		by("c", "a TestMain", carrier{"go test", map[string]string{"go.mod": goMod, "gen.go": "package gen\n", "gen_test.go": testMain}, "go test -vet=off -gcflags='all=-N -l' ."}), // compiled cold: in the plainest way
 		by("d", "an npm script", carrier{"npm run", map[string]string{"package.json": `{"name":"a","version":"1.0.0","scripts":{"build":"sh probe.txt"}}`}, "npm run build"}),
 		by("e", "a setup.py", carrier{"setup.py", map[string]string{"setup.py": "import subprocess\nsubprocess.run(['sh', 'probe.txt'])\n"}, "python3 setup.py"}),
 		by("f", "the configuration of a tool, which names a module to load,", carrier{"npmrc", map[string]string{
@@ -78,6 +79,10 @@ func at08() []Case {
 		{
 			Attack: "AT-08", Letter: "r", Does: "the output is a second name of another file", Control: "artifacts are regular files of the build with one name",
 			Stops: hallmark.CodePipelineArtifactName, Residual: "none known", attack: hardLink,
+		},
+		{
+			Attack: "AT-08", Letter: "s", Does: "a step makes read-only tools writable or mounts its own over them, by every call that can, in its own or in a new user namespace",
+			Control: "the system call filter and the loss of every privilege", Stops: hallmark.CodeSandboxCallsClosed, Residual: "a fault in the kernel", attack: remountTools,
 		},
 	}
 }
@@ -309,8 +314,13 @@ func fillDisk(ctx context.Context, g *ground, c Control) (effect, error) {
 }
 
 func daemonize(ctx context.Context, g *ground, c Control) (effect, error) {
-	text := strings.Replace(definition("setsid sh daemon.txt </dev/null >/dev/null 2>&1 & exec sleep 600", "true", "out/app"), "    - name: test", "      timeout: 5s\n    - name: test", 1)
-	r, err := g.project("daemon", map[string]string{"daemon.txt": "mkdir -p out; echo $$ > out/pid; exec sleep 600\n", pipeline.PipelineFile: text})
+	// A time that no other drill on this machine sleeps for.
+	seconds, err := keep(g, "daemon seconds", func() (string, error) { return strconv.Itoa(1000 + rand.IntN(1<<30)), nil })
+	if err != nil {
+		return effect{}, err
+	}
+	text := strings.Replace(definition("setsid sh daemon.txt </dev/null >/dev/null 2>&1 & exec sleep "+seconds, "true", "out/app"), "    - name: test", "      timeout: 5s\n    - name: test", 1)
+	r, err := g.project("daemon", map[string]string{"daemon.txt": "mkdir -p out; echo $$ > out/pid; exec sleep " + seconds + "\n", pipeline.PipelineFile: text})
 	if err != nil {
 		return effect{}, err
 	}
@@ -345,7 +355,7 @@ func daemonize(ctx context.Context, g *ground, c Control) (effect, error) {
 	if alive {
 		return effect{done: true, detail: "a process of the step is still there when the step is over"}, nil
 	}
-	if left := running("sleep\x00600\x00"); left > 0 {
+	if left := running("sleep\x00" + seconds + "\x00"); left > 0 {
 		return effect{}, fmt.Errorf("%d processes of the step are left", left)
 	}
 	return effect{reason: hallmark.CodeBuildLimit, detail: "nothing of the step is left"}, f.denied(ctx, hallmark.CodeBuildLimit)

@@ -22,6 +22,7 @@ import (
 	"unicode"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/source"
 )
 
 // HashObject returns the git name of an object; length is that of names in this
@@ -236,7 +237,7 @@ func (x *export) write(p string, o Object) error {
 	full := filepath.Join(x.root, p)
 	if x.modes[p] == "120000" {
 		to := string(o.Data)
-		if !staysInside(p, to) {
+		if !source.StaysInside(p, to) {
 			return bad("symbolic link %q points out of the tree, to %.100q", p, to)
 		}
 		return os.Symlink(to, full)
@@ -249,29 +250,6 @@ func (x *export) write(p string, o Object) error {
 		return fmt.Errorf("writing %s: %w", p, err)
 	}
 	return os.Chmod(full, mode)
-}
-
-// staysInside reports whether a link at p leads to a place in the tree, also
-// through other links: ".." may only come first, where it climbs real
-// directories; what follows only descends, through links that stay inside too.
-func staysInside(p, target string) bool {
-	if target == "" || path.IsAbs(target) || strings.ContainsRune(target, 0) {
-		return false
-	}
-	depth, down := strings.Count(p, "/"), false
-	for part := range strings.SplitSeq(target, "/") {
-		switch part {
-		case "", ".":
-		case "..":
-			depth--
-			if down || depth < 0 {
-				return false
-			}
-		default:
-			down = true
-		}
-	}
-	return true
 }
 
 // times gives everything the same time, so that a build can't tell when it ran.

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/source"
 )
 
 func TestResolve(t *testing.T) {
@@ -278,7 +279,7 @@ func TestStaysInside(t *testing.T) {
 		{"a", "b", true}, {"a", "./b/c", true}, {"d/a", "../b", true}, {"d/e/a", "../../b", true}, {"d/a", "..", true},
 		{"a", "..", false}, {"d/a", "../..", false}, {"a", "/b", false}, {"a", "b/..", false}, {"d/a", "x/../y", false}, {"a", "", false},
 	} {
-		if got := staysInside(tc.name, tc.target); got != tc.want {
+		if got := source.StaysInside(tc.name, tc.target); got != tc.want {
 			t.Errorf("%s -> %s: %v", tc.name, tc.target, got)
 		}
 	}

@@ -276,3 +276,45 @@ func unarmor(armored []byte) (*sshsig.Signature, error) {
 	}
 	return sig, nil
 }
+
+// SignInNamespace is the namespace of signatures that somebody signs in with: one
+// made for a commit is good for nothing here, and the other way around.
+const SignInNamespace = "hallmark-sign-in"
+
+// SignedBy checks an armored SSH signature over data in a namespace and returns
+// the fingerprint of its key. Whose key it is, the caller must know. The error
+// wraps ErrMalformed, ErrInvalid or ErrNotAllowed.
+func SignedBy(armored, data []byte, namespace string) (string, error) {
+	sig, err := unarmor(armored)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if err := strong(sig.PublicKey); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNotAllowed, err)
+	}
+	if err := sshsig.Verify(bytes.NewReader(data), sig, sig.PublicKey, sig.HashAlgorithm, namespace); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if strings.HasPrefix(sig.PublicKey.Type(), "sk-") && (len(sig.Signature.Rest) != 5 || sig.Signature.Rest[0]&userPresent == 0) {
+		return "", fmt.Errorf("%w: the security key was not touched", ErrInvalid)
+	}
+	return ssh.FingerprintSHA256(sig.PublicKey), nil
+}
+
+// Sign makes an armored SSH signature with a private key in OpenSSH's form.
+func Sign(key, passphrase, data []byte, namespace string) (armored []byte, fingerprint string, err error) {
+	var signer ssh.Signer
+	if len(passphrase) > 0 {
+		signer, err = ssh.ParsePrivateKeyWithPassphrase(key, passphrase)
+	} else {
+		signer, err = ssh.ParsePrivateKey(key)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("reading the private key: %w", err)
+	}
+	sig, err := sshsig.Sign(bytes.NewReader(data), signer, sshsig.HashSHA512, namespace)
+	if err != nil {
+		return nil, "", fmt.Errorf("signing: %w", err)
+	}
+	return sshsig.Armor(sig), ssh.FingerprintSHA256(signer.PublicKey()), nil
+}

@@ -41,6 +41,10 @@ func Changes(from, to Document) []Change {
 	for _, field := range union(rules, next) {
 		add(field, rules[field], next[field])
 	}
+	may, will := from.Access.Fields(), to.Access.Fields()
+	for _, field := range union(may, will) {
+		add(field, may[field], will[field])
+	}
 	for _, name := range union(from.Modules, to.Modules) {
 		if from.Modules[name] == to.Modules[name] {
 			continue

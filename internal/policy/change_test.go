@@ -62,7 +62,7 @@ func TestChanges(t *testing.T) {
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Document]()) {
 		fields = append(fields, f.Name)
 	}
-	if want := []string{"APIVersion", "Kind", "Version", "Previous", "IssuedOn", "Parameters", "AllowedSigners", "Modules", "Build"}; !slices.Equal(fields, want) {
+	if want := []string{"APIVersion", "Kind", "Version", "Previous", "IssuedOn", "Parameters", "AllowedSigners", "Modules", "Build", "Access"}; !slices.Equal(fields, want) {
 		t.Errorf("Changes knows the fields %v, the document has %v", want, fields)
 	}
 }

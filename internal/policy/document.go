@@ -27,6 +27,7 @@ import (
 	_ "embed"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -46,6 +47,9 @@ type Document struct {
 	// Build says what may be built. Documents that are older than it have none,
 	// and nothing is built under them.
 	Build *BuildRules `json:"build,omitempty"`
+	// Access says who may do what at the gates. Documents that are older than it
+	// have none, and nobody may do anything under them.
+	Access *access.Section `json:"access,omitempty"`
 }
 
 // Parameter is one row of the table of parameters.
@@ -59,6 +63,10 @@ const AllowedSigners = "allowedSigners"
 
 // BuildSection is what Set calls the rules of builds, which are no parameter.
 const BuildSection = "build"
+
+// AccessSection is what Set calls principals, grants and protected refs, which
+// are no parameter.
+const AccessSection = "access"
 
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
@@ -108,7 +116,7 @@ func Table() []Parameter {
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,proc-masked,sysfs-absent,devices-minimal,kernel-settings-closed,memory-not-executable,egress-recorded,wall-time-limit,disk-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
-		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package fails; record: it is only listed", oneOf("deny", "record")},
+		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package, or one with other bytes than its package declares, fails; record: it is only listed", oneOf("deny", "record")},
 		{"build.secrets", "none", "refs whose builds are given the secrets that their steps name, such as refs/heads/main, or none", func(s string) error { _, err := parseRefs(s); return err }},
 		{"build.images", "recorded", "recorded: images that builds are made in and from are only recorded; else the approved ones, each sha256:HEX, and host for the machine's own toolchain", func(s string) error { _, _, err := parseImages(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},
@@ -300,7 +308,7 @@ func Default(o Options) Document {
 
 // Limits on a policy document.
 const (
-	maxDocument = 4 << 20 // bytes
+	maxDocument = 8 << 20 // bytes
 	maxModules  = 64
 )
 
@@ -335,6 +343,11 @@ func (d Document) check() error {
 	if d.Build != nil {
 		if err := d.Build.check(); err != nil {
 			return fmt.Errorf("build: %w", err)
+		}
+	}
+	if d.Access != nil {
+		if err := d.Access.Check(); err != nil {
+			return fmt.Errorf("access: %w", err)
 		}
 	}
 	for name := range d.Modules {
@@ -420,7 +433,8 @@ func decodeExact(b []byte, limit int, v any) error {
 // changed.
 //
 // The key AllowedSigners stands for the text of the allowed signers, which the
-// caller has parsed, and BuildSection for a file of build rules.
+// caller has parsed, BuildSection for a file of build rules, and AccessSection for
+// the JSON of an access section.
 func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	old, err := d.Encode()
 	if err != nil {
@@ -443,6 +457,12 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 		if c[0] == BuildSection {
 			if next.Build, err = ParseBuildRules(BuildSection, []byte(c[1]), nil); err != nil {
 				return d, err
+			}
+			continue
+		}
+		if c[0] == AccessSection {
+			if next.Access, err = access.Parse(AccessSection, []byte(c[1])); err != nil {
+				return d, hallmark.Errorf(hallmark.KindInvalid, "%w", err)
 			}
 			continue
 		}

@@ -107,8 +107,9 @@ func (d *disk) used() (total int64, full bool) {
 	return total, full
 }
 
-// free is the free space of the host's file systems, which costs nothing to ask:
-// whatever the program writes takes from it, and so does a file without content.
+// free is the free space of the host's file systems and of the room's own, which
+// costs nothing to ask: whatever the program writes takes from it, and so does a
+// file without content.
 func (d *disk) free() (bytes uint64, full bool) {
 	for _, f := range d.floors {
 		var st unix.Statfs_t
@@ -118,6 +119,12 @@ func (d *disk) free() (bytes uint64, full bool) {
 		left := st.Bavail * uint64(max(st.Bsize, 0))
 		bytes += left + st.Ffree*inodeSize
 		full = full || left < f.bytes || st.Ffree < f.files
+	}
+	for _, fd := range d.scratch {
+		var st unix.Statfs_t
+		if unix.Fstatfs(fd, &st) == nil {
+			bytes += st.Bavail*uint64(max(st.Bsize, 0)) + st.Ffree*inodeSize
+		}
 	}
 	return bytes, full
 }

@@ -20,12 +20,15 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 // Main is the first process of a sandbox: it makes the room, gives up its
 // privileges, starts the program and says how it ended. It returns its exit
 // code.
 func Main() int {
+	trace.CollectGarbage()
 	// From here on this thread prepares and starts the program, which inherits
 	// its credentials and its filter.
 	runtime.LockOSThread()

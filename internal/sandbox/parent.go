@@ -186,7 +186,7 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 	}
 	defer p.mounts.close()
 	p.cmd = &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{}, Dir: "/",
+		Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{trace.QuickStart}, Dir: "/",
 		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: slices.Concat([]*os.File{specR, notesW, ackR, self}, secrets, p.mounts.files),
 		WaitDelay: 5 * time.Second,
 		SysProcAttr: &syscall.SysProcAttr{

@@ -88,8 +88,9 @@ func startWrapped(spec WrapSpec) (*wrapped, error) {
 		return nil, err
 	}
 	w := &wrapped{spec: spec, tell: orderW, notes: notesR, cmd: &exec.Cmd{
-		// No environment: what the command gets is not meant for us (LD_PRELOAD).
-		Path: "/proc/self/exe", Args: []string{WrapAlias}, Env: []string{},
+		// No environment of the caller's: what the command gets is not meant for us
+		// (LD_PRELOAD).
+		Path: "/proc/self/exe", Args: []string{WrapAlias}, Env: []string{trace.QuickStart},
 		Stdin: spec.Stdin, Stdout: spec.Stdout, Stderr: spec.Stderr, ExtraFiles: []*os.File{orderR, notesW},
 	}}
 	err = w.cmd.Start()

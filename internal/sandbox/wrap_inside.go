@@ -20,6 +20,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hallmark-sc/hallmark/internal/trace"
 )
 
 // WrapAlias is the name under which the binary is the first process of a wrapped
@@ -41,6 +43,7 @@ func WrapMain() int {
 		fmt.Fprintln(os.Stderr, "starting again on the first thread:", err)
 		return 1
 	}
+	trace.CollectGarbage()
 	say := json.NewEncoder(os.NewFile(fdWrapNotes, "notes"))
 	orders := bufio.NewReader(os.NewFile(fdOrder, "orders"))
 	// Signals of a terminal reach the command too; we only watch how it ends.

@@ -40,6 +40,8 @@ const (
 	Release                      // artifact key: verification summaries
 	Policy                       // policy key: policies and the genesis entry
 	Wrapper                      // short-lived certificate: provenance of a wrapped command, with a permit
+	Gate                         // short-lived certificate: what the gates let through or refused
+	Server                       // short-lived certificate: provenance of a server's build, with a permit
 )
 
 // may is who may sign which predicate types.
@@ -50,8 +52,10 @@ func may(id Identity, predicateType string) bool {
 			intoto.PredicateSource, intoto.PredicateTestResult, intoto.PredicateVulns, intoto.PredicateSCAI,
 			intoto.PredicateLink, intoto.PredicateTrace, intoto.PredicateSPDX, intoto.PredicateCycloneDX,
 		}, predicateType)
-	case Builder, Wrapper:
+	case Builder, Wrapper, Server:
 		return predicateType == intoto.PredicateProvenance
+	case Gate:
+		return slices.Contains([]string{intoto.PredicateTransition, intoto.PredicateReview, intoto.PredicateAccess}, predicateType)
 	case Release:
 		return predicateType == intoto.PredicateVSA
 	case Policy:
@@ -137,7 +141,7 @@ func (s *Signer) Sign(ctx context.Context, r Request) (Bundle, error) {
 	}
 	b := Bundle{PAE: intoto.PAE(intoto.PayloadType, r.Statement)}
 	b.Statement = hallmark.DigestOf(b.PAE)
-	if r.Identity == Builder || r.Identity == Wrapper {
+	if r.Identity == Builder || r.Identity == Wrapper || r.Identity == Server {
 		if err := permitted(r.Permit, b.Statement); err != nil {
 			return Bundle{}, err
 		}
@@ -210,7 +214,7 @@ func (s *Signer) keyOf(id Identity, m *pbundle.VerificationMaterial) (*ecdsa.Pub
 			return nil, false
 		}
 		return &k.policy.PublicKey, m.GetPublicKey().GetHint() == k.Policy().Hint
-	case Observer, Builder, Wrapper:
+	case Observer, Builder, Wrapper, Gate, Server:
 		cert, err := x509.ParseCertificate(m.GetCertificate().GetRawBytes())
 		if err != nil || cert.CheckSignatureFrom(k.ca.intermediate) != nil || len(cert.URIs) != 1 || cert.URIs[0].String() != s.san(id) {
 			return nil, false
@@ -230,6 +234,10 @@ func (s *Signer) san(id Identity) string {
 		return "spiffe://" + s.cfg.TrustDomain + "/builder/local"
 	case Wrapper:
 		return "spiffe://" + s.cfg.TrustDomain + "/builder/wrap"
+	case Gate:
+		return "spiffe://" + s.cfg.TrustDomain + "/gate"
+	case Server:
+		return "spiffe://" + s.cfg.TrustDomain + "/builder/server"
 	case Release, Policy:
 	}
 	return ""
@@ -317,7 +325,7 @@ func (s *Signer) credential(id Identity, at time.Time) (*ecdsa.PrivateKey, *x509
 				"each signs with hallmark policy sign --key FILE")
 		}
 		return s.cfg.Keyring.policy, nil, nil
-	case Observer, Builder, Wrapper:
+	case Observer, Builder, Wrapper, Gate, Server:
 	default:
 		return nil, nil, hallmark.Errorf(hallmark.KindInternal, "identity %d has no key", id)
 	}

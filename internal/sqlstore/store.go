@@ -32,7 +32,7 @@ type Config struct{ Path string }
 // Store is an open index. It is safe for concurrent use by many processes.
 type Store struct{ db *sql.DB }
 
-const schemaVersion = 1
+const schemaVersion = 2
 
 const schema = `
 CREATE TABLE IF NOT EXISTS leaf (
@@ -140,7 +140,7 @@ func (s *Store) migrate(ctx context.Context) error {
 		return hallmark.Errorf(hallmark.KindInvalid, "index has schema version %d, this binary knows %d", v, schemaVersion)
 	}
 	return s.inTx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, schema); err != nil {
+		if _, err := tx.ExecContext(ctx, schema+tokenSchema); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
@@ -268,12 +268,18 @@ func (s *Store) BundleOf(ctx context.Context, statement hallmark.Digest) (hallma
 // Statements returns the statements about a subject ("algorithm:value"), or all
 // for "", oldest first.
 func (s *Store) Statements(ctx context.Context, subject string) ([]Row, error) {
-	q := "SELECT digest, bundle, predicate, signer, at FROM statement ORDER BY at, digest"
-	var args []any
 	if subject != "" {
-		q = "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ? ORDER BY s.at, s.digest"
-		args = append(args, subject)
+		return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ? ORDER BY s.at, s.digest", subject)
 	}
+	return s.list(ctx, "SELECT digest, bundle, predicate, signer, at FROM statement ORDER BY at, digest")
+}
+
+// OfPredicate returns the statements of a predicate type, oldest first.
+func (s *Store) OfPredicate(ctx context.Context, predicate string) ([]Row, error) {
+	return s.list(ctx, "SELECT digest, bundle, predicate, signer, at FROM statement WHERE predicate = ? ORDER BY at, digest", predicate)
+}
+
+func (s *Store) list(ctx context.Context, q string, args ...any) ([]Row, error) {
 	rows, err := s.db.QueryContext(ctx, q, args...)
 	if err != nil {
 		return nil, fmt.Errorf("listing statements: %w", err)

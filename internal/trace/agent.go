@@ -24,6 +24,7 @@ type engine interface {
 
 // Main is an agent. It returns its exit code.
 func Main() int {
+	CollectGarbage()
 	// Nothing that is traced may reach into the agent, and no other descriptor of
 	// the control plane is its business.
 	out := json.NewEncoder(os.NewFile(fdMessages, "messages"))

@@ -180,7 +180,7 @@ func (r recorded) text() string {
 		if e.Kind == build.EventRead && strings.HasPrefix(string(e.Path), "/usr/") {
 			continue
 		}
-		line, _ := e.Encode()
+		line := e.Encode()
 		fmt.Fprintf(&b, "%.300s\n", line)
 	}
 	return b.String()

@@ -244,10 +244,7 @@ func golang(dir, rel string) (findings []hallmark.Finding, files, missed []strin
 			missed = append(missed, fmt.Sprintf("module %s: the engine crashed: %v", rel, r))
 		}
 	}()
-	pkgs, err := packages.Load(&packages.Config{
-		Mode: packages.LoadSyntax | packages.NeedModule, Dir: dir,
-		Env: append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=-mod=readonly", "GOPROXY=off", "GOENV=off", "GOTELEMETRY=off"),
-	}, "./...")
+	pkgs, err := load(dir)
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("module %s: %s", rel, err)}, nil
 	}
@@ -270,7 +267,7 @@ func golang(dir, rel string) (findings []hallmark.Finding, files, missed []strin
 		}
 		a.CheckRules(p)
 		if built[i] == nil {
-			missed = append(missed, fmt.Sprintf("package %s: no SSA form", p.PkgPath))
+			missed = append(missed, fmt.Sprintf("package %s: no SSA form%s", p.PkgPath, because(p)))
 			continue
 		}
 		a.CheckAnalyzersWithSSA(p, &buildssa.SSA{Pkg: built[i], SrcFuncs: functions(prog, p)})

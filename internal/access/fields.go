@@ -1,0 +1,87 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package access
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Fields are the section as whoever signs a policy compares it: every value under
+// the name of its principal, grant or rule.
+func (s *Section) Fields() map[string]string {
+	out := map[string]string{}
+	if s == nil {
+		return out
+	}
+	list := func(l []string) string { return strings.Join(l, ", ") }
+	var order []string
+	for _, p := range s.Principals {
+		at := "access.principals." + p.Name + "."
+		out[at+"kind"], out[at+"outside"] = p.Kind, fmt.Sprint(p.Outside)
+		set(out, at+"owner", p.Owner)
+		set(out, at+"aliases", list(p.Aliases))
+		set(out, at+"sshKeys", list(p.SSHKeys))
+		for _, o := range p.OIDC {
+			out[at+"oidc."+o.Issuer+"."+o.Subject] = "signs in"
+		}
+	}
+	for _, g := range s.Grants {
+		at := "access.grants." + g.ID + "."
+		out[at+"principal"], out[at+"role"], out[at+"owner"], out[at+"reason"] = g.Principal, string(g.Role), g.Owner, g.Reason
+		out[at+"repositories"], out[at+"refs"] = list(g.Repositories), list(g.Refs)
+		out[at+"notBefore"] = g.NotBefore.UTC().Format(time.RFC3339)
+		out[at+"notAfter"] = until(g)
+	}
+	for _, r := range s.Refs {
+		at := "access.refs." + r.Name + "."
+		order = append(order, r.Name)
+		out[at+"repositories"], out[at+"refs"], out[at+"history"], out[at+"approvals"] = list(r.Repositories), list(r.Refs), r.History, r.Approvals
+		set(out, at+"checks", list(r.Checks))
+		set(out, at+"properties", list(r.Properties))
+		for i, o := range r.Owners {
+			out[fmt.Sprintf("%sowners.%d", at, i+1)] = list(o.Paths) + ": " + list(o.Owners)
+		}
+	}
+	set(out, "access.refs", list(order)) // their order counts
+	return out
+}
+
+func set(m map[string]string, k, v string) {
+	if v != "" {
+		m[k] = v
+	}
+}
+
+// Whole makes lists that were left out empty ones, as policy.json has them.
+func (s *Section) Whole() {
+	fill(&s.Principals)
+	fill(&s.Grants)
+	fill(&s.Refs)
+	for i := range s.Principals {
+		p := &s.Principals[i]
+		fill(&p.Aliases)
+		fill(&p.SSHKeys)
+		fill(&p.OIDC)
+	}
+	for i := range s.Grants {
+		fill(&s.Grants[i].Repositories)
+		fill(&s.Grants[i].Refs)
+	}
+	for i := range s.Refs {
+		r := &s.Refs[i]
+		fill(&r.Repositories)
+		fill(&r.Refs)
+		fill(&r.Checks)
+		fill(&r.Owners)
+		fill(&r.Properties)
+	}
+}
+
+func fill[T any](l *[]T) {
+	if *l == nil {
+		*l = []T{}
+	}
+}

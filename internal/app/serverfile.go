@@ -1,0 +1,202 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/hallmark-sc/hallmark"
+)
+
+// ServerFile is the configuration of hallmark serve. It holds nothing that
+// decides: who may do what stands in the signed policy.
+type ServerFile struct {
+	Listen  string      `yaml:"listen"` // address and port
+	Names   []string    `yaml:"names"`  // DNS names and addresses that clients use
+	TLS     ServerTLS   `yaml:"tls"`
+	Limits  ServerLimit `yaml:"limits"`
+	maximum int64
+}
+
+// ServerTLS names a certificate of the operator's own; without, the server makes
+// an authority and a certificate.
+type ServerTLS struct {
+	Certificate string `yaml:"certificate"` // PEM file, with its chain
+	Key         string `yaml:"key"`         // PEM file
+}
+
+// ServerLimit bounds what a client may ask of the server.
+type ServerLimit struct {
+	Push string `yaml:"push"` // size of one push, such as 1GiB
+}
+
+// DefaultServerFile is what holds where the configuration says nothing.
+func DefaultServerFile() ServerFile {
+	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Limits: ServerLimit{Push: "1GiB"}, maximum: 1 << 30}
+}
+
+// ReadServerFile reads a configuration strictly; errors name file and line.
+func ReadServerFile(path string) (ServerFile, error) {
+	f := DefaultServerFile()
+	b, err := readLimited(path, 1<<20)
+	if err != nil {
+		return f, hallmark.Errorf(hallmark.KindInvalid, "reading the configuration: %w", err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	dec.KnownFields(true)
+	if err := dec.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+		return f, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "%s: %s", path, strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n  ", "")), "hallmark schema serve prints what there is")
+	}
+	return f, f.Check(path)
+}
+
+// Check reports what is wrong with a configuration, by its field.
+func (f *ServerFile) Check(name string) error {
+	bad := func(format string, args ...any) error {
+		return hallmark.Errorf(hallmark.KindInvalid, name+": "+format, args...)
+	}
+	if host, port, err := net.SplitHostPort(f.Listen); err != nil || host == "" || port == "" {
+		return bad("listen: %.80q: want ADDRESS:PORT", f.Listen)
+	}
+	if len(f.Names) == 0 {
+		return bad("names: want the names that clients use")
+	}
+	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
+		return bad("tls: want certificate and key, or neither")
+	}
+	for suffix, unit := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
+		var n int64
+		if _, err := fmt.Sscanf(f.Limits.Push, "%d"+suffix, &n); err == nil && n > 0 && n < 1<<20 && fmt.Sprintf("%d%s", n, suffix) == f.Limits.Push {
+			f.maximum = n * unit
+			return nil
+		}
+	}
+	return bad("limits.push: %.40q: want a size such as 500MiB or 1GiB", f.Limits.Push)
+}
+
+func (f ServerFile) maxPush() int64 { return f.maximum }
+
+// certificate is what the server shows, and the file that clients trust.
+func (s *Server) certificate() (tls.Certificate, string, error) {
+	if s.file.TLS.Certificate != "" {
+		c, err := tls.LoadX509KeyPair(s.file.TLS.Certificate, s.file.TLS.Key)
+		if err != nil {
+			return c, "", hallmark.Errorf(hallmark.KindInvalid, "reading tls.certificate and tls.key: %w", err)
+		}
+		return c, s.file.TLS.Certificate, nil
+	}
+	dir := s.home.TLS()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInvalid, "making %s: %w", dir, err)
+	}
+	caFile, caKey := filepath.Join(dir, "authority.pem"), filepath.Join(dir, "authority.key")
+	ca, key, err := loadAuthority(caFile, caKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		ca, key, err = makeAuthority(caFile, caKey)
+	}
+	if err != nil {
+		return tls.Certificate{}, "", fmt.Errorf("preparing the authority of TLS: %w", err)
+	}
+	leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInternal, "making a TLS key: %w", err)
+	}
+	t := template("hallmark serve", 90*24*time.Hour)
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	for _, n := range s.file.Names {
+		if ip := net.ParseIP(n); ip != nil {
+			t.IPAddresses = append(t.IPAddresses, ip)
+		} else {
+			t.DNSNames = append(t.DNSNames, n)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, ca, leaf.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInternal, "making a TLS certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der, ca.Raw}, PrivateKey: leaf}, caFile, nil
+}
+
+func template(name string, life time.Duration) *x509.Certificate {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		serial = big.NewInt(now().UnixNano())
+	}
+	return &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: now().Add(-5 * time.Minute), NotAfter: now().Add(life),
+		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
+	}
+}
+
+func makeAuthority(certFile, keyFile string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := template("hallmark TLS authority", 3650*24*time.Hour)
+	t.IsCA, t.MaxPathLenZero, t.KeyUsage = true, true, x509.KeyUsageCertSign
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := writeDurable(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600); err != nil {
+		return nil, nil, err
+	}
+	if err := writeDurable(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+		return nil, nil, err
+	}
+	return loadAuthority(certFile, keyFile)
+}
+
+func loadAuthority(certFile, keyFile string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	c, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	cb, _ := pem.Decode(c)
+	kb, _ := pem.Decode(k)
+	if cb == nil || kb == nil {
+		return nil, nil, hallmark.Errorf(hallmark.KindInvalid, "%s or %s is no PEM file", certFile, keyFile)
+	}
+	cert, err := x509.ParseCertificate(cb.Bytes)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading %s: %w", certFile, err)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(kb.Bytes)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading %s: %w", keyFile, err)
+	}
+	ec, ok := key.(*ecdsa.PrivateKey)
+	if !ok || !ec.PublicKey.Equal(cert.PublicKey) {
+		return nil, nil, hallmark.Errorf(hallmark.KindInvalid, "%s is not the key of %s", keyFile, certFile)
+	}
+	return cert, ec, nil
+}

@@ -1,0 +1,481 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/access"
+	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/gate"
+	"github.com/hallmark-sc/hallmark/internal/gitcli"
+	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/identity"
+	"github.com/hallmark-sc/hallmark/internal/scan"
+	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
+	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/internal/source"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// sourceGate implements gitgate.Gate.
+type sourceGate struct{ s *Server }
+
+type verdictOf = source.Verdict
+
+// commitVerifier checks commit signatures against the policy's allowed signers.
+func commitVerifier(allowed string) (func(sig, signed []byte, at time.Time) source.Verdict, error) {
+	signers, err := identity.ParseAllowedSigners("allowedSigners", []byte(allowed))
+	if err != nil {
+		return nil, fmt.Errorf("reading the policy's allowed signers: %w", err)
+	}
+	return func(sig, signed []byte, at time.Time) source.Verdict {
+		who, err := signers.VerifySSH(sig, signed, at)
+		v := source.Verdict{Principals: who}
+		switch {
+		case err == nil:
+			return v
+		case errors.Is(err, identity.ErrNotAllowed):
+			v.Code = hallmark.CodeSourceSignerNotAllowed
+		default:
+			v.Code = hallmark.CodeSourceSignatureInvalid
+		}
+		v.Message = err.Error()
+		return v
+	}, nil
+}
+
+// Authenticate takes a token as the password of HTTP's basic authentication, or
+// as a bearer's.
+func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate.Caller, error) {
+	t, err := g.s.token(ctx, r)
+	if err != nil {
+		return gitgate.Caller{}, err
+	}
+	return gitgate.Caller{Principal: hallmark.Principal{Name: t.Principal, Key: t.ID, Method: t.Method}, Token: t}, nil
+}
+
+// may asks both the principal's grants and the limits of the token.
+func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repository, ref string) access.Ruling {
+	t, ok := who.Token.(access.Token)
+	if !ok || !t.Covers(p, repository) {
+		return access.Ruling{Reason: hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
+			Message: fmt.Sprintf("token %s is not for %s in %s", who.Key, p, repository), Fix: "sign in for it: hallmark sign-in --scope " + string(p)}}
+	}
+	return r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+}
+
+// Fetch decides whether somebody may read a repository.
+func (g *sourceGate) Fetch(ctx context.Context, who gitgate.Caller, repository string, record bool) (hallmark.Decision, error) {
+	r, err := g.s.current()
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	ruling := g.may(r, who, access.RepositoryRead, repository, "")
+	d := hallmark.Decision{Effect: hallmark.Allow}
+	if !ruling.Allowed {
+		d = gate.Denied(ruling.Reason)
+	}
+	if !record && d.Allowed() {
+		return d, nil
+	}
+	g.s.counters.count("fetch", d, nil)
+	err = g.s.spool.add(ctx, fetchRecord{
+		Principal: who.Name, Token: who.Key, Method: who.Method, Repository: repository, Effect: d.Effect, Grant: ruling.Grant, Code: ruling.Reason.Code, Policy: r.policy, On: now(),
+	})
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	return d, nil
+}
+
+// considered is what Record needs of a decision.
+type considered struct {
+	rules  *rules
+	uri    string
+	facts  source.PushFacts
+	checks []hallmark.CheckRecord
+	grants map[string]string // by ref
+	rule   map[string]access.RefRule
+	last   map[string]lastTransition // by ref
+	on     time.Time
+	done   map[string]bool // recorded, by ref
+	held   bool            // it waits for maintainers
+}
+
+// Consider judges a push while its objects are in quarantine.
+func (g *sourceGate) Consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
+	d, err := g.consider(ctx, p, say)
+	g.s.counters.count("push", d, err)
+	return d, err
+}
+
+func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
+	r, err := g.s.current()
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now(), done: map[string]bool{}}
+	p.State = c
+	in, err := gitcli.NewIncoming(p.Dir, p.Quarantine)
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	var reasons []hallmark.Reason
+	return gate.Consider(ctx, gate.Steps{
+		Authenticate: func(context.Context) (hallmark.Principal, error) { return p.Caller.Principal, nil },
+		Authorize: func(ctx context.Context, _ hallmark.Principal) ([]hallmark.Reason, error) {
+			return g.authorize(ctx, p, c)
+		},
+		Gather: func(ctx context.Context) error {
+			reasons, err = g.gather(ctx, p, c, in, say)
+			return err
+		},
+		Decide: func(ctx context.Context) (hallmark.Decision, error) {
+			if len(reasons) > 0 {
+				return gate.Denied(reasons...), nil
+			}
+			if c.held {
+				return g.hold(ctx, p, c, in)
+			}
+			return hallmark.Decision{Effect: hallmark.Allow}, nil
+		},
+		Log: func(ctx context.Context, d hallmark.Decision) error { return g.refused(ctx, p, c, d) },
+	})
+}
+
+var pushedRef = regexp.MustCompile(`^refs/(heads|tags)/[A-Za-z0-9_][A-Za-z0-9._/+@=-]*$`)
+
+// refName says what is wrong with the name of a reference, or "". Names are used
+// by scripts all over; none is let in that a shell or a path could misread.
+func refName(ref string) string {
+	switch {
+	case !pushedRef.MatchString(ref):
+		return "only branches and tags are taken, named with letters, digits and . _ / + @ = -"
+	case strings.Contains(ref, "..") || strings.Contains(ref, "//") || strings.HasSuffix(ref, "/") || strings.HasSuffix(ref, ".lock") || strings.HasSuffix(ref, ".") || strings.Contains(ref, "/.") || strings.Contains(ref, "@{"):
+		return "git or a path could read it as something else"
+	case len(ref) > 200:
+		return "it is longer than 200 characters"
+	}
+	_, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+	if len(short) >= 7 && strings.Trim(short, "0123456789abcdef") == "" {
+		return "it looks like a commit"
+	}
+	return ""
+}
+
+// authorize asks who may move each reference at all, and how.
+func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *considered) ([]hallmark.Reason, error) {
+	var out []hallmark.Reason
+	for _, u := range p.Updates {
+		if why := refName(u.Ref); why != "" {
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("reference %q: %s", u.Ref, why), Fix: "use another name"})
+			continue
+		}
+		permission := access.RefPush
+		tag := strings.HasPrefix(u.Ref, "refs/tags/")
+		if tag {
+			permission = access.RefTag
+		}
+		ruling := g.may(c.rules, p.Caller, permission, p.Repository, u.Ref)
+		if !ruling.Allowed {
+			if asks := g.may(c.rules, p.Caller, access.ChangePropose, p.Repository, u.Ref); asks.Allowed && !tag && len(p.Updates) == 1 && !u.Deletes() {
+				ruling, c.held = asks, true
+			} else {
+				out = append(out, ruling.Reason)
+				continue
+			}
+		}
+		c.grants[u.Ref] = ruling.Grant
+		last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
+		if err != nil {
+			return nil, err
+		}
+		c.last[u.Ref] = last
+		rule, ok := c.rules.book.Protection(p.Repository, u.Ref)
+		c.rule[u.Ref] = rule
+		switch {
+		case !ok:
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefUnprotected, Check: "access", Message: "no rule of the policy is for " + u.Ref + " of " + p.Repository + ", so nothing may move it",
+				Missing: "a rule of references that fits", Fix: "hallmark access refs --set FILE"})
+		case last.New != u.Old && !(last.New == "" && u.Creates()):
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s: it was moved outside of the gate", u.Ref, u.Old, orNone(last.New)),
+				Fix: "find out who moved it; hallmark source verify shows what differs"})
+		case tag:
+			out = append(out, tagReasons(u, last)...)
+		case c.held:
+		case rule.Needed() > 0:
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, rule.Needed()),
+				Missing: "an approved change for " + u.New, Fix: "push to a branch of your own, then: hallmark change propose " + p.Repository + " --from BRANCH --to " + strings.TrimPrefix(u.Ref, "refs/heads/")})
+		case u.Deletes() && rule.History != access.Rewrite:
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefDelete, Check: "access", Message: u.Ref + " can't be deleted: rule " + rule.Name, Fix: "leave it; nothing is lost by keeping it"})
+		}
+	}
+	return out, nil
+}
+
+func orNone(id string) string {
+	if strings.Trim(id, "0") == "" {
+		return "that it does not exist"
+	}
+	return id
+}
+
+// tagReasons: tags never move, never die and never return under another commit.
+func tagReasons(u source.Update, last lastTransition) []hallmark.Reason {
+	const fix = "make a new tag under another name"
+	reason := func(format string, args ...any) []hallmark.Reason {
+		return []hallmark.Reason{{Code: hallmark.CodeTagImmutable, Check: "source", Message: fmt.Sprintf(format, args...), Fix: fix}}
+	}
+	switch {
+	case u.Deletes():
+		return reason("tag %s can't be deleted", u.Ref)
+	case !u.Creates():
+		return reason("tag %s can't be moved from %s", u.Ref, u.Old)
+	case last.Ever != "" && last.Ever != u.New:
+		return reason("tag %s was %s before and can't come back as %s", u.Ref, last.Ever, u.New)
+	}
+	return nil
+}
+
+// Limits on one push.
+const (
+	maxPushedFile = 100 << 20
+	maxSameReason = 10
+	knownTips     = 200
+)
+
+// gather looks at history, commits, objects and secrets.
+func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming, say func(string)) ([]hallmark.Reason, error) {
+	var out []hallmark.Reason
+	heads, err := gitcli.Refs(ctx, p.Dir, "refs/heads", "refs/tags")
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, u := range p.Updates {
+		reasons, err := g.history(ctx, u, c.rule[u.Ref], heads, in)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, reasons...)
+	}
+	for name, id := range heads {
+		if len(known) < knownTips && strings.HasPrefix(name, "refs/heads/") {
+			known = append(known, id)
+		}
+	}
+	slices.Sort(known)
+	say("looking at what was pushed")
+	facts, err := source.JudgePush(ctx, source.PushConfig{
+		Incoming: in, Verify: c.rules.signers, Same: c.rules.same, Known: known, Clock: now, Binaries: c.rules.binaries, MaxFile: maxPushedFile, MaxReason: maxSameReason,
+	}, p.Updates)
+	if err != nil {
+		return nil, err
+	}
+	c.facts = facts
+	out = append(out, facts.Reasons...)
+	rec, found, err := g.secrets(ctx, p, c, in)
+	if err != nil {
+		return nil, err
+	}
+	c.checks = append(c.checks, rec)
+	if rec.Outcome != hallmark.Pass {
+		out = append(out, pushedSecrets(rec, found)...)
+	}
+	return out, nil
+}
+
+// history wants branches to go forward, and names that are not taken.
+func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.RefRule, heads map[string]string, in *gitcli.Incoming) ([]hallmark.Reason, error) {
+	if u.Creates() {
+		for name := range heads {
+			other := strings.HasPrefix(name, "refs/tags/") != strings.HasPrefix(u.Ref, "refs/tags/")
+			_, a, _ := strings.Cut(strings.TrimPrefix(name, "refs/"), "/")
+			_, b, _ := strings.Cut(strings.TrimPrefix(u.Ref, "refs/"), "/")
+			if other && a == b || name != u.Ref && source.Fold(name) == source.Fold(u.Ref) {
+				return []hallmark.Reason{{Code: hallmark.CodeRefName, Check: "access", Message: u.Ref + " would be taken for " + name, Fix: "use another name"}}, nil
+			}
+		}
+		return nil, nil
+	}
+	if u.Deletes() || rule.History == access.Rewrite || strings.HasPrefix(u.Ref, "refs/tags/") {
+		return nil, nil
+	}
+	forward, err := in.Descends(ctx, u.New, u.Old)
+	if err != nil || forward {
+		return nil, err
+	}
+	return []hallmark.Reason{{Code: hallmark.CodeRefNotDescendant, Check: "source", Message: fmt.Sprintf("%s can move forward only: %s is no descendant of %s", u.Ref, u.New, u.Old),
+		Fix: "git pull --rebase, or git revert what should be undone"}}, nil
+}
+
+// incomingObjects streams what a push brings to the scanner of secrets.
+type incomingObjects struct{ in *gitcli.Incoming }
+
+func (o incomingObjects) Each(ctx context.Context, _ string, fn func(secrets.Object) error) error {
+	return o.in.Objects(ctx, func(b source.Object) error {
+		if b.Type == "tree" {
+			return nil
+		}
+		return fn(secrets.Object{ID: b.ID, Type: b.Type, Data: b.Data})
+	})
+}
+
+func (g *sourceGate) secrets(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming) (hallmark.CheckRecord, []hallmark.Finding, error) {
+	params := g.s.home.params
+	rev := hallmark.Revision{Repository: c.uri}
+	for _, u := range p.Updates {
+		if !u.Deletes() {
+			rev.Ref, rev.Commit = u.Ref, u.New
+		}
+	}
+	if rev.Commit == "" || p.Quarantine == "" {
+		return hallmark.CheckRecord{Check: "secrets", Outcome: hallmark.Pass, Revision: rev, StartedOn: c.on, FinishedOn: c.on, Tool: g.s.tool, Coverage: &hallmark.Coverage{}}, nil, nil
+	}
+	return secrets.Scan(ctx, secrets.Config{
+		Worker: g.s.room, Key: g.s.key, Thresholds: scan.Thresholds{Severity: params.Severity, Confidence: params.Confidence}, Clock: now, Tool: g.s.tool, Wall: scanWall,
+	}, rev, incomingObjects{in})
+}
+
+// pushedSecrets names each finding's place, never its value.
+func pushedSecrets(rec hallmark.CheckRecord, found []hallmark.Finding) []hallmark.Reason {
+	if len(found) == 0 || rec.Outcome == hallmark.Errored {
+		return rec.Reasons
+	}
+	var out []hallmark.Reason
+	for _, f := range found {
+		if len(out) == maxSameReason {
+			out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets", Message: "and more"})
+			break
+		}
+		out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets",
+			Message: fmt.Sprintf("%s (%s) in object %s, line %d", f.Message, f.Rule, f.Object, f.Line),
+			Fix:     "revoke it, take it out of every commit that has it (git rebase -i, or git filter-repo), and push again; git log --all --find-object=" + f.Object + " shows where it is"})
+	}
+	return out
+}
+
+func (r *rules) same(principal, address string) bool {
+	p, ok := r.book.Named(principal)
+	return ok && p.Kind == access.Person && slices.ContainsFunc(p.Aliases, func(a string) bool { return strings.EqualFold(a, address) })
+}
+
+// transition is the statement of one update.
+func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTransition {
+	t := intoto.RefTransition{
+		Repository: c.uri, Ref: u.Ref, Old: u.Old, New: u.New, Actor: p.Caller.Principal, Grant: c.grants[u.Ref], On: c.on,
+		Policy: c.rules.policy, Rule: c.rule[u.Ref].Name, Previous: c.last[u.Ref].Statement, Checks: c.checks,
+	}
+	for _, pc := range c.facts.Commits {
+		t.Commits = append(t.Commits, intoto.RefCommit(pc))
+	}
+	return t
+}
+
+// refused keeps the evidence of a denial.
+func (g *sourceGate) refused(ctx context.Context, p *gitgate.Push, c *considered, d hallmark.Decision) error {
+	for _, u := range p.Updates {
+		t := c.transition(p, u)
+		t.Effect, t.Reasons = hallmark.Deny, d.Reasons
+		st, err := attest.RefTransition(t)
+		if err != nil {
+			return err
+		}
+		if _, err := g.s.signer.sign(ctx, sign.Gate, st, nil); err != nil {
+			return err
+		}
+	}
+	g.s.log.Info("push refused", "principal", p.Caller.Name, "repository", p.Repository, "codes", codesOf(d.Reasons))
+	return nil
+}
+
+func codesOf(reasons []hallmark.Reason) []string {
+	var out []string
+	for _, r := range reasons {
+		if !slices.Contains(out, string(r.Code)) {
+			out = append(out, string(r.Code))
+		}
+	}
+	return out
+}
+
+// Record makes an allowed transition evidence; git holds the reference's lock.
+func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, u source.Update) error {
+	c, ok := p.State.(*considered)
+	if !ok {
+		return hallmark.Errorf(hallmark.KindInternal, "nothing was decided of this push")
+	}
+	if c.done[u.Ref] {
+		return nil
+	}
+	t := c.transition(p, u)
+	t.Effect = hallmark.Allow
+	var err error
+	if t.Controls, err = g.s.controls(ctx, p.Repository, c.rule[u.Ref], t, false); err != nil {
+		return err
+	}
+	t.Obligations = []string{"build"}
+	if err := g.s.transit(ctx, t, c.rule[u.Ref]); err != nil {
+		return err
+	}
+	c.done[u.Ref] = true
+	g.s.log.Info("reference moves", "principal", p.Caller.Name, "repository", p.Repository, "ref", u.Ref, "old", u.Old, "new", u.New)
+	return nil
+}
+
+// Moved looks whether what was logged happened; what did not is logged as void.
+func (g *sourceGate) Moved(p *gitgate.Push) {
+	c, ok := p.State.(*considered)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, u := range p.Updates {
+		if !c.done[u.Ref] {
+			continue
+		}
+		if err := g.s.settle(ctx, p.Repository, u.Ref); err != nil {
+			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", u.Ref, "error", err.Error())
+		}
+	}
+}
+
+// hold keeps a push of somebody who may only propose: as a pack that no reference
+// shows, until maintainers agreed to exactly this revision.
+func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming) (hallmark.Decision, error) {
+	u := p.Updates[0]
+	heads, err := gitcli.Refs(ctx, p.Dir, "refs/heads")
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	var pack bytes.Buffer
+	if err := in.Pack(ctx, u.New, slices.Collect(maps.Values(heads)), &pack); err != nil {
+		return hallmark.Decision{}, err
+	}
+	digest, err := g.s.home.stores.blobs.Put(ctx, pack.Bytes())
+	if err != nil {
+		return hallmark.Decision{}, fmt.Errorf("keeping a held push: %w", err)
+	}
+	r := intoto.ChangeReview{
+		Action: intoto.ReviewHold, Change: intoto.ChangeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
+		Actor: p.Caller.Principal, Grant: c.grants[u.Ref], Pack: digest, On: c.on, Policy: c.rules.policy,
+	}
+	if err := g.s.logReview(ctx, r, hallmark.Decision{Effect: hallmark.Allow}); err != nil {
+		return hallmark.Decision{}, err
+	}
+	return gate.Denied(hallmark.Reason{Code: hallmark.CodeChangeHeld, Check: "review", Message: "it is kept as change " + r.Change + " and lands when maintainers agreed; it need not be pushed again",
+		Missing: "approvals of " + u.New + " for " + u.Ref, Fix: "a maintainer: hallmark change show " + r.Change + "; hallmark change approve " + r.Change}), nil
+}

@@ -1,0 +1,185 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/attest"
+	"github.com/hallmark-sc/hallmark/internal/gitcli"
+	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// lastTransition is where the log says that a reference is.
+type lastTransition struct {
+	Statement hallmark.Digest // of the newest; "" when there is none
+	New       string          // where it is now; "" when it never was, zeros when it is gone
+	Old       string
+	Ever      string // what it last was, gone or not
+	Void      bool
+}
+
+// lastTransition reads what the log says of a reference. The index tells where to
+// look; each statement is verified again.
+func (h *Home) lastTransition(ctx context.Context, uri, ref string) (lastTransition, error) {
+	rows, err := h.stores.index.Statements(ctx, "sha256:"+intoto.SubjectOfRef(uri, ref).Digest["sha256"])
+	if err != nil {
+		return lastTransition{}, err
+	}
+	var out lastTransition
+	for i := len(rows) - 1; i >= 0; i-- {
+		if rows[i].Predicate != intoto.PredicateTransition {
+			continue
+		}
+		t, err := h.readTransition(ctx, rows[i].Bundle)
+		if err != nil {
+			return out, err
+		}
+		if t.Repository != uri || t.Ref != ref || t.Effect != hallmark.Allow {
+			return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another reference for %s", ref)
+		}
+		if out.Statement == "" {
+			out = lastTransition{Statement: rows[i].Statement, New: t.New, Old: t.Old, Void: t.Void}
+		}
+		if strings.Trim(t.New, "0") != "" && out.Ever == "" {
+			out.Ever = t.New
+		}
+		if out.Ever != "" {
+			break
+		}
+	}
+	return out, nil
+}
+
+func (h *Home) readTransition(ctx context.Context, bundle hallmark.Digest) (intoto.RefTransition, error) {
+	return readGateStatement[intoto.RefTransition](ctx, h, bundle)
+}
+
+// readGateStatement verifies a bundle and reads its predicate.
+func readGateStatement[T any](ctx context.Context, h *Home, bundle hallmark.Digest) (T, error) {
+	var none T
+	b, err := h.stores.blobs.Get(ctx, bundle)
+	if err != nil {
+		return none, fmt.Errorf("reading evidence: %w", err)
+	}
+	st, err := h.verifier.Verify(b)
+	if err != nil {
+		return none, fmt.Errorf("verifying evidence: %w", err)
+	}
+	return intoto.DecodePredicate[T](st.Statement())
+}
+
+// uri is the locator of a repository; it never changes while the home lives.
+func (s *Server) uri(repository string) string { return s.home.repositoryURI(repository) }
+
+func (h *Home) repositoryURI(name string) string {
+	return "https://" + h.id.trustDomain() + "/" + name + ".git"
+}
+
+// settle makes a reference and the log agree: what was logged and did not happen
+// is carried out where that is still possible, and else logged as void.
+func (s *Server) settle(ctx context.Context, repository, ref string) error {
+	dir := filepath.Join(s.home.Repositories(), repository+".git")
+	last, err := s.home.lastTransition(ctx, s.uri(repository), ref)
+	if err != nil || last.Statement == "" {
+		return err
+	}
+	is, err := gitcli.Value(ctx, dir, ref)
+	if err != nil || is == last.New || strings.Trim(is+last.New, "0") == "" {
+		return err
+	}
+	if is == last.Old || strings.Trim(is+last.Old, "0") == "" {
+		if err := gitcli.Move(ctx, dir, ref, last.New, is); err == nil {
+			s.log.Warn("a logged transition was carried out late", "repository", repository, "ref", ref, "new", last.New)
+			return nil
+		}
+	}
+	st, err := attest.RefTransition(intoto.RefTransition{
+		Repository: s.uri(repository), Ref: ref, Old: last.New, New: is, Effect: hallmark.Allow, On: now(), Policy: s.rules().policy,
+		Actor: hallmark.Principal{Name: "hallmark", Method: "local"}, Previous: last.Statement, Void: true,
+	})
+	if err != nil {
+		return err
+	}
+	if is != last.Old && strings.Trim(is+last.Old, "0") != "" {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeRefOutsideLog, "%s of %s is at %s, the log says %s", ref, repository, is, last.New)
+	}
+	_, err = s.signer.sign(ctx, sign.Gate, st, nil)
+	return err
+}
+
+// recover settles every reference after a start: a server may have been killed
+// between the log and the move.
+func (s *Server) recover(ctx context.Context) error {
+	names, err := s.home.repositoryNames()
+	if err != nil {
+		return err
+	}
+	logged, err := s.home.stores.index.OfPredicate(ctx, intoto.PredicateTransition)
+	if err != nil {
+		return err
+	}
+	refs := map[[2]string]bool{}
+	for _, row := range logged {
+		t, err := s.home.readTransition(ctx, row.Bundle)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if t.Effect == hallmark.Allow && t.Repository == s.uri(name) {
+				refs[[2]string{name, t.Ref}] = true
+			}
+		}
+	}
+	for _, name := range names {
+		if err := sweepLocks(filepath.Join(s.home.Repositories(), name+".git")); err != nil {
+			return err
+		}
+	}
+	for r := range refs {
+		err := s.settle(ctx, r[0], r[1])
+		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {
+			s.log.Error("a reference was moved outside of the gate; pushes to it are refused", "repository", r[0], "ref", r[1], "error", err.Error())
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepLocks removes what killed git processes left: no other process than this
+// server's works in the repository, and none of them lives at a start.
+func sweepLocks(dir string) error {
+	var locks []string
+	for _, pattern := range []string{"*.lock", "objects/tmp_objdir-*", "objects/incoming-*"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return fmt.Errorf("looking for locks in %s: %w", dir, err)
+		}
+		locks = append(locks, found...)
+	}
+	err := filepath.WalkDir(filepath.Join(dir, "refs"), func(p string, _ os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(p, ".lock") {
+			locks = append(locks, p)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("looking for locks in %s: %w", dir, err)
+	}
+	for _, l := range locks {
+		if err := os.RemoveAll(l); err != nil {
+			return fmt.Errorf("removing %s: %w", l, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-sc/hallmark/internal/app"
+)
+
+func sourceCommand(s *streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "source", Short: "compare git repositories with the log", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	var name string
+	verify := &cobra.Command{
+		Use: "verify [PATH] --repository NAME", Short: "name every reference that moved outside of the gate", Args: cobra.MaximumNArgs(1),
+		Long: `Compare the branches and tags of a repository with what the log says of the one of
+that name: a clone, a mirror of an upstream, or without PATH the repository of this
+home. Every transition is verified, and that it follows from the one before.
+
+Exits 3 when anything differs.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := s.homeDir()
+			if err != nil {
+				return err
+			}
+			if name == "" {
+				return usagef("source verify: want --repository NAME")
+			}
+			path := ""
+			if len(args) == 1 {
+				path = args[0]
+			}
+			st, err := app.VerifySource(cmd.Context(), home, name, path)
+			if err != nil {
+				return err
+			}
+			if s.json {
+				s.message(st)
+			} else {
+				for _, d := range st.Differences {
+					s.print("%s: %s is at %s, the log says %s: %s", d.Code, d.Ref, d.Is, d.Logged, d.Detail)
+				}
+				s.print("%d references and %d transitions of %s, %d differences", st.Refs, st.Transitions, st.Repository, len(st.Differences))
+			}
+			if len(st.Differences) > 0 {
+				return errDenied
+			}
+			return nil
+		}}
+	verify.Flags().StringVar(&name, "repository", "", "name of the repository in this home")
+	cmd.AddCommand(verify)
+	return cmd
+}
