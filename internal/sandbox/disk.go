@@ -114,7 +114,8 @@ func (d *disk) used() (total int64, full bool) {
 }
 
 // free is the free space of the host's file systems and of the room's own, which
-// costs nothing to ask: whatever the program writes takes from it.
+// costs nothing to ask: whatever the program writes takes from it, and so does a
+// file without content.
 func (d *disk) free() (bytes uint64, full bool) {
 	for _, f := range d.floors {
 		var st unix.Statfs_t
@@ -122,7 +123,7 @@ func (d *disk) free() (bytes uint64, full bool) {
 			continue
 		}
 		left := st.Bavail * uint64(max(st.Bsize, 0))
-		bytes += left
+		bytes += left + st.Ffree*inodeSize
 		full = full || left < f.bytes || st.Ffree < f.files
 	}
 	for _, fd := range d.scratch {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -104,16 +105,26 @@ func overlay(lowers []string, upper, work string) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(fs)
+	// By descriptor: a path with a colon would be two directories, one with a comma
+	// two options before Linux 6.5, which has no option for a single one either.
+	var held []string
+	for _, path := range append([]string{upper, work}, lowers...) {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, fmt.Errorf("opening %s: %w", path, err)
+		}
+		defer unix.Close(fd)
+		held = append(held, "/proc/self/fd/"+strconv.Itoa(fd))
+	}
+	if err := under(fs, held[2:]); err != nil {
+		return -1, err
+	}
 	// What was written is read from the upper directory alone: neither a file without
 	// its content nor a directory that stands for a renamed one may be there, as some
 	// kernels make them when nobody says otherwise.
-	var options [][2]string
-	for _, l := range lowers {
-		options = append(options, [2]string{"lowerdir+", l})
-	}
-	for _, o := range append(options, [][2]string{
-		{"upperdir", upper}, {"workdir", work}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
-	}...) {
+	for _, o := range [][2]string{
+		{"upperdir", held[0]}, {"workdir", held[1]}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
+	} {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return -1, fmt.Errorf("%s: %w", o[0], err)
 		}
@@ -122,6 +133,30 @@ func overlay(lowers []string, upper, work string) (int, error) {
 		return -1, err
 	}
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+}
+
+// under names the lower directories, the uppermost first. Linux 6.5 and later take
+// any number of them one by one; earlier ones take as many as fit one option.
+func under(fs int, lowers []string) error {
+	if len(lowers) > 1 {
+		var err error
+		for i, l := range lowers {
+			if err = unix.FsconfigSetString(fs, "lowerdir+", l); err == nil {
+				continue
+			}
+			if i > 0 || !errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("lowerdir+: %w", err)
+			}
+			break
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	if err := unix.FsconfigSetString(fs, "lowerdir", strings.Join(lowers, ":")); err != nil {
+		return fmt.Errorf("lowerdir of %d layers: %w", len(lowers), err)
+	}
+	return nil
 }
 
 // given tells the first process which descriptors it has, from the first on.
