@@ -110,7 +110,11 @@ func TestLimitThatVanishes(t *testing.T) {
 			group, started := *p.group, make(chan error, 1)
 			// The control group is there as soon as the sandbox was started.
 			go func() {
-				for !strings.Contains(procText(p.cmd.Process.Pid, "/task/"+strconv.Itoa(p.cmd.Process.Pid)+"/children"), " ") {
+				for !hasChild(p.cmd.Process.Pid) {
+					if ended(p.cmd.Process.Pid) {
+						started <- errors.New("the sandbox ended before its program was seen")
+						return
+					}
 				}
 				started <- attack(&group, p.cmd.Process.Pid)
 			}()
@@ -200,9 +204,14 @@ after = os.times(); print((after.user + after.system - before.user - before.syst
 	}
 }
 
-func procText(pid int, file string) string {
-	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + file)
-	return string(b)
+// hasChild reports whether the first process has started its program, which any of
+// its threads may have done.
+func hasChild(pid int) bool {
+	lists, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
+	return slices.ContainsFunc(lists, func(l string) bool {
+		b, err := os.ReadFile(l)
+		return err == nil && len(bytes.TrimSpace(b)) > 0
+	})
 }
 
 // TestForkBombIsBounded also where no control group is to be had.
