@@ -31,6 +31,8 @@ type ServeConfig struct {
 	Log        *slog.Logger
 	// Ready is called with the address once connections are taken. Optional.
 	Ready func(url, authority string)
+	// Parts takes controls away, for drills; the zero value takes none.
+	Parts GateParts
 }
 
 // Server is all gates in one process.
@@ -44,6 +46,7 @@ type Server struct {
 	room   *room
 	key    []byte // of fingerprints
 	work   string
+	parts  GateParts
 
 	counters counters
 
@@ -112,7 +115,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log}
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
 	var lock *os.File
 	done := func() {
@@ -210,7 +213,12 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	if err := s.home.readPolicy(); err != nil {
+	if s.parts.Document == nil {
+		if err := s.home.readPolicy(); err != nil {
+			return err
+		}
+	}
+	if err := s.parts.document(s.home); err != nil {
 		return err
 	}
 	book, err := access.NewBook(s.home.document.Access)

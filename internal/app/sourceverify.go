@@ -92,9 +92,11 @@ func (h *Home) transitions(ctx context.Context, uri string) (map[string][]intoto
 	if err != nil {
 		return nil, nil, err
 	}
-	out := map[string][]intoto.RefTransition{}
-	last := map[string]hallmark.Digest{}
-	var broken []RefDifference
+	type link struct {
+		statement hallmark.Digest
+		t         intoto.RefTransition
+	}
+	follows := map[string]map[hallmark.Digest][]link{} // by reference and by what comes before
 	for _, row := range rows {
 		t, err := h.readTransition(ctx, row.Bundle)
 		if err != nil {
@@ -103,16 +105,43 @@ func (h *Home) transitions(ctx context.Context, uri string) (map[string][]intoto
 		if t.Repository != uri || t.Effect != hallmark.Allow {
 			continue
 		}
-		before := zeros
-		if chain := out[t.Ref]; len(chain) > 0 {
-			before = chain[len(chain)-1].New
+		if follows[t.Ref] == nil {
+			follows[t.Ref] = map[hallmark.Digest][]link{}
 		}
-		if t.Previous != last[t.Ref] || !t.Void && t.Old != before {
-			broken = append(broken, RefDifference{Ref: t.Ref, Is: t.New, Logged: before, Code: hallmark.CodeEvidenceMissing,
+		follows[t.Ref][t.Previous] = append(follows[t.Ref][t.Previous], link{row.Statement, t})
+	}
+	out := map[string][]intoto.RefTransition{}
+	var broken []RefDifference
+	for ref, links := range follows {
+		// Their order is that of the chain: timestamps count seconds.
+		before := zeros
+		bad := func(t intoto.RefTransition) {
+			broken = append(broken, RefDifference{Ref: ref, Is: t.New, Logged: before, Code: hallmark.CodeEvidenceMissing,
 				Detail: fmt.Sprintf("the transition of %s does not follow from the one before: evidence is missing", t.On.Format("2006-01-02T15:04:05Z"))})
 		}
-		out[t.Ref] = append(out[t.Ref], t)
-		last[t.Ref] = row.Statement
+		add := func(l link) {
+			if !l.t.Void && l.t.Old != before {
+				bad(l.t)
+			}
+			out[ref] = append(out[ref], l.t)
+			before = l.t.New
+		}
+		for at := hallmark.Digest(""); len(links[at]) > 0; {
+			next := links[at]
+			delete(links, at)
+			for _, more := range next[1:] {
+				bad(more.t)
+			}
+			add(next[0])
+			at = next[0].statement
+		}
+		for _, rest := range links { // what nothing leads to
+			for _, l := range rest {
+				bad(l.t)
+				out[ref] = append(out[ref], l.t)
+				before = l.t.New
+			}
+		}
 	}
 	return out, broken, nil
 }
