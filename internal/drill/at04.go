@@ -23,7 +23,7 @@ func at03source() []Case {
 	return []Case{
 		{
 			Attack: "AT-03", Letter: "b", Does: "the policy in force is edited in place, so that nothing needs an approval any more",
-			Control: "the policy is verified each time that it is read", Stops: hallmark.CodeGateUnavailable,
+			Control: "the policy is verified each time that it is read", Stops: hallmark.CodePolicyUnsigned,
 			Residual: "a threshold of administrators", attack: policyEdited,
 		},
 		{

@@ -57,7 +57,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 		http.Error(w, fmt.Sprintf("%s: %s", hallmark.CodeOf(err), err), http.StatusBadRequest)
 		return
 	}
-	if slices.ContainsFunc(p.Announced, func(u source.Update) bool { return plain(u.Ref) != u.Ref }) {
+	if slices.ContainsFunc(p.Announced, func(u source.Update) bool { return strings.ContainsFunc(u.Ref, unicode.IsControl) }) {
 		// Such a name would be several lines, or none, to a hook.
 		p.Updates = p.Announced
 		d, err := s.cfg.Gate.Consider(r.Context(), p, func(string) {})
