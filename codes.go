@@ -91,6 +91,8 @@ const (
 	CodeTraceIncomplete     Code = "BUILD_TRACE_INCOMPLETE"
 	CodeInputUnstable       Code = "BUILD_INPUT_UNSTABLE"
 	CodeUnexplained         Code = "BUILD_MATERIAL_UNEXPLAINED"
+	CodeToolchainAltered    Code = "BUILD_TOOLCHAIN_ALTERED"
+	CodeCacheAltered        Code = "BUILD_CACHE_ALTERED"
 	CodeProductUntraced     Code = "BUILD_PRODUCT_UNTRACED"
 	CodeSecretRefused       Code = "SECRET_REFUSED"
 	CodeSecretMissing       Code = "SECRET_NOT_SUPPLIED"
@@ -116,6 +118,9 @@ const (
 	CodeImageHostile     Code = "IMAGE_LAYER_HOSTILE"
 	CodeImageTooLarge    Code = "IMAGE_TOO_LARGE"
 	CodeImageDockerfile  Code = "IMAGE_DOCKERFILE_UNSUPPORTED"
+
+	CodeImageDockerfileInvalid Code = "IMAGE_DOCKERFILE_INVALID"
+	CodeImageRunRefused        Code = "IMAGE_RUN_REFUSED"
 
 	// Evidence and verification.
 	CodeEvidenceMissing       Code = "EVIDENCE_MISSING"

@@ -481,8 +481,13 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 		Log: func(ctx context.Context, d hallmark.Decision) error {
 			t.Effect, t.Reasons = d.Effect, d.Reasons
 			if d.Allowed() {
-				t.Controls = append(controls(st.Rule, source.Update{New: c.Revision}, t.On), intoto.RefControl{Name: "reviewed", Start: c.Revision, Since: t.On})
+				var err error
+				if t.Controls, err = s.controls(ctx, c.name, st.Rule, t, true); err != nil {
+					return err
+				}
 				t.Obligations = []string{"build"}
+				_, err = s.transit(ctx, t, st.Rule)
+				return err
 			}
 			statement, err := attest.RefTransition(t)
 			if err == nil {

@@ -49,6 +49,7 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	spool    *spool
 
 	mu    sync.RWMutex
 	state *rules
@@ -119,6 +120,11 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
 	var lock *os.File
 	done := func() {
+		if s.spool != nil {
+			if err := s.spool.close(context.WithoutCancel(ctx)); err != nil {
+				s.log.Error("fetch records were not sealed; the next start does it", "error", err.Error())
+			}
+		}
 		s.signer.end()
 		if lock != nil {
 			lock.Close()
@@ -149,6 +155,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		s.room = &room{box: box, hostID: sandbox.HostID(), work: s.work, params: h.params}
+		if s.spool, err = openSpool(h.Spool(), s.sealFetches); err != nil {
+			return err
+		}
 		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush()})
 		return err
 	}()

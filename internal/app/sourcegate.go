@@ -82,15 +82,27 @@ func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repo
 }
 
 // Fetch decides whether somebody may read a repository.
-func (g *sourceGate) Fetch(_ context.Context, who gitgate.Caller, repository string) (hallmark.Decision, error) {
+func (g *sourceGate) Fetch(ctx context.Context, who gitgate.Caller, repository string, record bool) (hallmark.Decision, error) {
 	r, err := g.s.current()
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	if ruling := g.may(r, who, access.RepositoryRead, repository, ""); !ruling.Allowed {
-		return gate.Denied(ruling.Reason), nil
+	ruling := g.may(r, who, access.RepositoryRead, repository, "")
+	d := hallmark.Decision{Effect: hallmark.Allow}
+	if !ruling.Allowed {
+		d = gate.Denied(ruling.Reason)
 	}
-	return hallmark.Decision{Effect: hallmark.Allow}, nil
+	if !record && d.Allowed() {
+		return d, nil
+	}
+	g.s.counters.count("fetch", d, nil)
+	err = g.s.spool.add(ctx, fetchRecord{
+		Principal: who.Name, Token: who.Key, Method: who.Method, Repository: repository, Effect: d.Effect, Grant: ruling.Grant, Code: ruling.Reason.Code, Policy: r.policy, On: now(),
+	})
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	return d, nil
 }
 
 // considered is what Record needs of a decision.
@@ -509,30 +521,16 @@ func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, u source.Updat
 	}
 	t := c.transition(p, u)
 	t.Effect = hallmark.Allow
-	t.Controls = controls(c.rule[u.Ref], u, c.on)
+	var err error
+	if t.Controls, err = g.s.controls(ctx, p.Repository, c.rule[u.Ref], t, false); err != nil {
+		return err
+	}
 	t.Obligations = []string{"build"}
-	st, err := attest.RefTransition(t)
-	if err != nil {
+	if c.done[u.Ref], err = g.s.transit(ctx, t, c.rule[u.Ref]); err != nil {
 		return err
 	}
-	b, err := g.s.signer.sign(ctx, sign.Gate, st, nil)
-	if err != nil {
-		return err
-	}
-	c.done[u.Ref] = b.Statement
 	g.s.log.Info("reference moves", "principal", p.Caller.Name, "repository", p.Repository, "ref", u.Ref, "old", u.Old, "new", u.New)
 	return nil
-}
-
-func controls(rule access.RefRule, u source.Update, on time.Time) []intoto.RefControl {
-	var out []intoto.RefControl
-	add := func(name string) { out = append(out, intoto.RefControl{Name: name, Start: u.New, Since: on}) }
-	add("signed-commits")
-	add("push-secrets-scan")
-	if rule.History == access.Descend {
-		add("descendants-only")
-	}
-	return out
 }
 
 // Moved looks whether what was logged happened; what did not is logged as void.

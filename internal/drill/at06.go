@@ -68,8 +68,8 @@ func at06() []Case {
 		c("h", "two files that are one where case, or the way of writing accents, does not count", "names are compared as file systems do", hallmark.CodeSourceName, alike, "",
 			named("Config", "config"), named("caf\u00e9", "cafe\u0301"), named("\u212aey", "key")),
 		c("i", "a symbolic link out of the tree", "links lead to files of the tree only", hallmark.CodeSourceLinkEscapes, "a link that is good here and bad where the tree is copied to", "",
-			variant{"absolute", linked("/etc/passwd")}, variant{"up", linked("../etc/passwd")}, variant{"second", linked("d/up/../../etc")},
-			variant{"git", linked(".git/config")}, variant{"many", manyLinks}),
+			variant{"absolute", linkTo("/etc/passwd")}, variant{"up", linkTo("../etc/passwd")}, variant{"second", linkTo("d/up/../../etc")},
+			variant{"git", linkTo(".git/config")}, variant{"many", manyLinks}),
 		c("j", "a submodule brings code that nobody looks at", "submodules are refused", hallmark.CodeSourceSubmodule, "code that a build fetches", "", variant{"", submodule}),
 		c("k", "a commit is in the push that no reference would show", "every commit of a push is shown by it", hallmark.CodeCommitHidden, "a file that no commit names, after the scans", "", variant{"", hidden}),
 		c("l", "a file of more than 100 MiB", "files have a largest size", hallmark.CodeSourceTooLarge, "many files", "", variant{"", huge}),
@@ -156,7 +156,7 @@ func named(names ...string) variant {
 	}}
 }
 
-func linked(target string) func(context.Context, *try) (bool, error) {
+func linkTo(target string) func(context.Context, *try) (bool, error) {
 	return func(ctx context.Context, t *try) (bool, error) {
 		up, err := t.blob(ctx, "..")
 		if err != nil {

@@ -55,7 +55,9 @@ type Push struct {
 // a push has ended, also one that git refused before it asked anything.
 type Gate interface {
 	Authenticate(ctx context.Context, r *http.Request) (Caller, error)
-	Fetch(ctx context.Context, who Caller, repository string) (hallmark.Decision, error)
+	// Fetch decides whether somebody may read; record says that something is read
+	// now, which must be durable when it returns.
+	Fetch(ctx context.Context, who Caller, repository string, record bool) (hallmark.Decision, error)
 	Consider(ctx context.Context, p *Push, say func(string)) (hallmark.Decision, error)
 	Record(ctx context.Context, p *Push, u source.Update) error
 	Moved(p *Push)
@@ -134,7 +136,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	dir := filepath.Join(s.cfg.Dir, name+".git")
 	// Whether a repository exists is told to nobody who may not read it.
-	d, err := s.cfg.Gate.Fetch(r.Context(), who, name)
+	d, err := s.cfg.Gate.Fetch(r.Context(), who, name, service == uploadPack && advertise)
 	if err != nil || !d.Allowed() {
 		s.refuse(w, r, who, name, d, err)
 		return
