@@ -29,6 +29,7 @@ const (
 	CodeRefNotDescendant      Code = "REF_NOT_DESCENDANT"
 	CodeRefDelete             Code = "REF_DELETE_REFUSED"
 	CodeRefName               Code = "REF_NAME_REFUSED"
+	CodePushRefs              Code = "PUSH_TOO_MANY_REFERENCES"
 	CodeTagImmutable          Code = "TAG_IMMUTABLE"
 	CodeRefNeedsChange        Code = "REF_NEEDS_APPROVED_CHANGE"
 	CodeRefOutsideLog         Code = "REF_MOVED_OUTSIDE_GATE"

@@ -38,6 +38,7 @@ require (
 	golang.org/x/mod v0.42.0 // signed notes, go.mod
 	golang.org/x/sync v0.24.0 // errgroup
 	golang.org/x/sys v0.49.0 // namespaces, seccomp
+	golang.org/x/text v0.43.0 // normal forms: names that file systems take for one
 	golang.org/x/term v0.47.0 // is it a terminal
 	golang.org/x/tools v0.52.0 // loading Go packages for SAST
 	google.golang.org/protobuf v1.36.12 // Sigstore messages
@@ -221,7 +222,6 @@ require (
 	golang.org/x/exp v0.0.0-20260603202125-055de637280b // indirect
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
-	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da // indirect
 	google.golang.org/genproto v0.0.0-20260715232425-e75dac1f907d // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260825221802-da73d73af1c5 // indirect

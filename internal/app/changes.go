@@ -47,6 +47,7 @@ func (s *Server) change(ctx context.Context, id string) (change, error) {
 		return change{}, err
 	}
 	c := change{ID: id}
+	var newest time.Time
 	for _, row := range rows {
 		if row.Predicate != intoto.PredicateReview {
 			continue
@@ -55,12 +56,15 @@ func (s *Server) change(ctx context.Context, id string) (change, error) {
 		if err != nil {
 			return c, err
 		}
-		if r.Change != id || intoto.ChangeID(r.Repository, r.Target, r.Revision) != id {
+		if r.Change != id || s.parts.changeID(r.Repository, r.Target, r.Revision) != id {
 			return c, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another change for %s", id)
 		}
-		c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision
 		switch r.Action {
 		case intoto.ReviewPropose, intoto.ReviewHold:
+			if !r.On.Before(newest) {
+				newest = r.On
+				c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision
+			}
 			c.proposals = append(c.proposals, r)
 			if r.Pack != "" {
 				c.pack = r.Pack
@@ -158,7 +162,15 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 	if last.New != base && !(last.New == "" && strings.Trim(base, "0") == "") {
 		add(hallmark.CodeRefOutsideLog, "", "hallmark source verify shows what differs", "%s is at %s, and the log says %s", c.Target, base, orNone(last.New))
 	}
-	if strings.Trim(base, "0") != "" {
+	if strings.Trim(base, "0") == "" {
+		refs, err := gitcli.Refs(ctx, s.dir(c.name), "refs/heads", "refs/tags")
+		if err != nil {
+			return st, err
+		}
+		if why := taken(c.Target, refs); why != nil {
+			st.Reasons = append(st.Reasons, *why)
+		}
+	} else {
 		forward, err := in.Descends(ctx, c.Revision, base)
 		if err != nil {
 			return st, err
@@ -178,6 +190,7 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 		return st, err
 	}
 	s.count(r, c, &st)
+	st.Reasons = s.parts.heed(st.Reasons)
 	return st, nil
 }
 
@@ -185,9 +198,13 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 // committers and signers, who pushed that revision to any reference, and who
 // proposed it.
 func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) error {
+	var owners []string
 	add := func(name string) {
 		if p, ok := r.book.Named(name); ok {
 			name = p.Name
+			if p.Owner != "" { // who answers for a robot directs it
+				owners = append(owners, p.Owner)
+			}
 			if p.Kind == access.Person && p.Outside {
 				st.Outside = true
 			}
@@ -226,6 +243,9 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 		if t.Repository == c.Repository && t.New == c.Revision && !t.Void {
 			add(t.Actor.Name)
 		}
+	}
+	for _, o := range owners { // persons, who have none
+		add(o)
 	}
 	return nil
 }
@@ -278,21 +298,24 @@ func (s *Server) mayAgree(r *rules, c change, parties []string, who hallmark.Pri
 	no := func(format string, args ...any) *hallmark.Reason {
 		return &hallmark.Reason{Code: hallmark.CodeChangeApprover, Check: "review", Message: fmt.Sprintf(format, args...), Missing: "an approval of somebody independent", Fix: "let somebody else approve " + c.ID}
 	}
+	var against *hallmark.Reason
 	switch {
 	case p.Kind != access.Person:
-		return no("%s is no person: programs don't review", name)
+		against = no("%s is no person: programs don't review", name)
 	case p.Outside:
-		return no("%s comes from outside", name)
+		against = no("%s comes from outside", name)
 	case who.Method == byOperator:
-		why := no("%s did not sign in: the token was made by who holds the home's keys, who could be anybody with it", name)
-		why.Fix = "hallmark sign-in --as " + name + ", with a key of their own"
-		return why
+		against = no("%s did not sign in: the token was made by who holds the home's keys, who could be anybody with it", name)
+		against.Fix = "hallmark sign-in --as " + name + ", with a key of their own"
 	case slices.Contains(parties, p.Name):
-		return no("%s wrote, signed, pushed or proposed it", name)
+		against = no("%s wrote, signed, pushed or proposed it", name)
 	case !ruling.Allowed:
-		return &ruling.Reason
+		against = &ruling.Reason
 	}
-	return nil
+	if against != nil && s.parts.ignores(*against) {
+		return nil
+	}
+	return against
 }
 
 // propose makes a change of the revision that a branch is at.
@@ -324,7 +347,7 @@ func (s *Server) propose(ctx context.Context, who gitgate.Caller, repository, fr
 			if strings.Trim(review.Revision, "0") == "" {
 				return hallmark.Coded(hallmark.KindNotFound, hallmark.CodeSourceRevisionUnknown, "there is no branch %s in %s", from, repository)
 			}
-			review.Change = intoto.ChangeID(review.Repository, target, review.Revision)
+			review.Change = s.parts.changeID(review.Repository, target, review.Revision)
 			review.Base, err = gitcli.Value(ctx, s.dir(repository), target)
 			return err
 		},

@@ -34,6 +34,8 @@ type ServeConfig struct {
 	Log        *slog.Logger
 	// Ready is called with the address once connections are taken. Optional.
 	Ready func(url, authority string)
+	// Parts takes controls away, for drills; the zero value takes none.
+	Parts GateParts
 }
 
 // Server is all gates in one process.
@@ -47,6 +49,7 @@ type Server struct {
 	room   *room
 	key    []byte // of fingerprints
 	work   string
+	parts  GateParts
 
 	counters counters
 	issued   sync.Map // tokens that the log is known to have
@@ -118,7 +121,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log}
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
 	var lock *os.File
 	done := func() {
@@ -225,7 +228,12 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	if err := s.home.readPolicy(); err != nil {
+	if s.parts.Document == nil {
+		if err := s.home.readPolicy(); err != nil {
+			return err
+		}
+	}
+	if err := s.parts.document(s.home); err != nil {
 		return err
 	}
 	book, err := access.NewBook(s.home.document.Access)

@@ -70,10 +70,15 @@ func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate
 func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repository, ref string) access.Ruling {
 	t, ok := who.Token.(access.Token)
 	if !ok || !t.Covers(p, repository) {
-		return access.Ruling{Reason: hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
-			Message: fmt.Sprintf("token %s is not for %s in %s", who.Key, p, repository), Fix: "sign in for it: hallmark sign-in --scope " + string(p)}}
+		reason := hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
+			Message: fmt.Sprintf("token %s is not for %s in %s", who.Key, p, repository), Fix: "sign in for it: hallmark sign-in --scope " + string(p)}
+		if !g.s.parts.ignores(reason) {
+			return access.Ruling{Reason: reason}
+		}
 	}
-	return r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	ruling := r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	ruling.Allowed = ruling.Allowed || g.s.parts.ignores(ruling.Reason)
+	return ruling
 }
 
 // Fetch decides whether somebody may read a repository.
@@ -136,10 +141,12 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	return gate.Consider(ctx, gate.Steps{
 		Authenticate: func(context.Context) (hallmark.Principal, error) { return p.Caller.Principal, nil },
 		Authorize: func(ctx context.Context, _ hallmark.Principal) ([]hallmark.Reason, error) {
-			return g.authorize(ctx, p, c)
+			against, err := g.authorize(ctx, p, c)
+			return g.s.parts.heed(against), err
 		},
 		Gather: func(ctx context.Context) error {
 			reasons, err = g.gather(ctx, p, c, in, say)
+			reasons = g.s.parts.heed(reasons)
 			return err
 		},
 		Decide: func(ctx context.Context) (hallmark.Decision, error) {
@@ -163,12 +170,15 @@ func refName(ref string) string {
 	switch {
 	case !pushedRef.MatchString(ref):
 		return "only branches and tags are taken, named with letters, digits and . _ / + @ = -"
-	case strings.Contains(ref, "..") || strings.Contains(ref, "//") || strings.HasSuffix(ref, "/") || strings.HasSuffix(ref, ".lock") || strings.HasSuffix(ref, ".") || strings.Contains(ref, "/.") || strings.Contains(ref, "@{"):
+	case strings.Contains(ref, "/-") || strings.Contains(ref, "..") || strings.Contains(ref, "//") || strings.HasSuffix(ref, "/") || strings.HasSuffix(ref, ".lock") || strings.HasSuffix(ref, ".") || strings.Contains(ref, "/.") || strings.Contains(ref, "@{"):
 		return "git or a path could read it as something else"
 	case len(ref) > 200:
 		return "it is longer than 200 characters"
 	}
 	_, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+	if first, _, more := strings.Cut(short, "/"); more && slices.Contains([]string{"refs", "heads", "tags", "remotes"}, strings.ToLower(first)) || strings.HasSuffix(strings.ToUpper(short), "HEAD") && !more {
+		return "git could take it for another reference"
+	}
 	if len(short) >= 7 && strings.Trim(short, "0123456789abcdef") == "" {
 		return "it looks like a commit"
 	}
@@ -177,12 +187,11 @@ func refName(ref string) string {
 
 // authorize asks who may move each reference at all, and how.
 func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *considered) ([]hallmark.Reason, error) {
-	var out []hallmark.Reason
-	for i, u := range p.Updates {
-		if slices.ContainsFunc(p.Updates[:i], func(o source.Update) bool { return o.Ref == u.Ref }) {
-			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("reference %q stands twice in the push", u.Ref), Fix: "push it once"})
-			continue
-		}
+	if n := len(p.Updates); n == 0 || n > maxPushedRefs {
+		return []hallmark.Reason{{Code: hallmark.CodePushRefs, Check: "access", Message: fmt.Sprintf("a push of %d references; 1 to %d are taken at once", n, maxPushedRefs), Fix: "push fewer at a time"}}, nil
+	}
+	out := alike(p.Updates)
+	for _, u := range p.Updates {
 		if why := refName(u.Ref); why != "" {
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("reference %q: %s", u.Ref, why), Fix: "use another name"})
 			continue
@@ -216,20 +225,63 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		case last.New != u.Old && !(last.New == "" && u.Creates()):
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s: it was moved outside of the gate", u.Ref, u.Old, orNone(last.New)),
 				Fix: "find out who moved it; hallmark source verify shows what differs"})
-		case tag && (rule.Needed() > 0 || len(rule.Owners) > 0):
-			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("rule %s wants approvals for %s, and tags are made by no change", rule.Name, u.Ref),
-				Missing: "a rule of their own for tags, before rule " + rule.Name, Fix: "hallmark access refs --set FILE"})
+		case tag && byChange(rule):
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("rule %s wants approvals, checks or owners for %s, and no change can be made for a tag", rule.Name, u.Ref),
+				Fix: "let the rule for tags want none of them, and say who may make tags: hallmark access refs --set FILE"})
 		case tag:
 			out = append(out, tagReasons(u, last)...)
 		case c.held:
-		case rule.Needed() > 0 || len(rule.Owners) > 0 && !u.Deletes():
-			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, max(1, rule.Needed())),
+		case byChange(rule):
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, rule.Needed()) + wanted(rule),
 				Missing: "an approved change for " + u.New, Fix: "push to a branch of your own, then: hallmark change propose " + p.Repository + " --from BRANCH --to " + strings.TrimPrefix(u.Ref, "refs/heads/")})
 		case u.Deletes() && rule.History != access.Rewrite:
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefDelete, Check: "access", Message: u.Ref + " can't be deleted: rule " + rule.Name, Fix: "leave it; nothing is lost by keeping it"})
 		}
 	}
 	return out, nil
+}
+
+// byChange reports whether a rule wants what a push can't show.
+func byChange(r access.RefRule) bool {
+	return r.Needed() > 0 || len(r.Checks) > 0 || len(r.Owners) > 0
+}
+
+func wanted(r access.RefRule) string {
+	if len(r.Checks) == 0 {
+		return ""
+	}
+	return ", and that passed " + strings.Join(r.Checks, ", ")
+}
+
+// alike finds references of one push that a person, a path or git could take for
+// one another, and what stands in it twice.
+func alike(updates []source.Update) []hallmark.Reason {
+	var out []hallmark.Reason
+	seen := map[string]string{}
+	for _, u := range updates {
+		short := shortName(u.Ref)
+		if other, twice := seen[short]; twice {
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("%q and %q in one push would be taken for each other", other, u.Ref), Fix: "use another name"})
+		}
+		seen[short] = u.Ref
+	}
+	return out
+}
+
+// shortName is a reference's name without its kind, as it is compared.
+func shortName(ref string) string {
+	_, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+	return source.Fold(short)
+}
+
+// taken says which of the references a new one would be taken for.
+func taken(ref string, refs map[string]string) *hallmark.Reason {
+	for _, name := range slices.Sorted(maps.Keys(refs)) {
+		if name != ref && shortName(name) == shortName(ref) {
+			return &hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: ref + " would be taken for " + name, Fix: "use another name"}
+		}
+	}
+	return nil
 }
 
 func orNone(id string) string {
@@ -258,9 +310,12 @@ func tagReasons(u source.Update, last lastTransition) []hallmark.Reason {
 
 // Limits on one push.
 const (
+	maxPushedRefs = 100
 	maxPushedFile = 100 << 20
 	maxSameReason = 10
-	knownTips     = 200
+	// maxLoggedReasons bounds what is logged of each reference that was refused.
+	maxLoggedReasons = 50
+	knownTips        = 200
 )
 
 // gather looks at history, commits, objects and secrets.
@@ -270,7 +325,6 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	if err != nil {
 		return nil, err
 	}
-	var known []string
 	every := map[string]bool{}
 	names := maps.Clone(heads)
 	for _, u := range p.Updates {
@@ -282,12 +336,10 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 		names[u.Ref] = u.New
 		every[u.Ref] = c.rule[u.Ref].History == access.Descend
 	}
-	for name, id := range heads {
-		if len(known) < knownTips && strings.HasPrefix(name, "refs/heads/") {
-			known = append(known, id)
-		}
+	known, err := g.judged(ctx, c.uri, heads)
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(known)
 	say("looking at what was pushed")
 	facts, err := source.JudgePush(ctx, source.PushConfig{
 		Incoming: in, Verify: c.rules.signers, Same: c.rules.same, Known: known, Every: every, Clock: now, Binaries: c.rules.binaries, MaxFile: maxPushedFile, MaxReason: maxSameReason,
@@ -313,21 +365,52 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	}
 	c.checks = append(c.checks, rec)
 	if rec.Outcome != hallmark.Pass {
-		out = append(out, pushedSecrets(rec, found)...)
+		out = append(withheld(out), pushedSecrets(rec, found)...)
 	}
 	return out, nil
+}
+
+// judged are the tips of branches whose history was judged: those that are where
+// the log says. One that was moved outside of the gate vouches for nothing.
+func (g *sourceGate) judged(ctx context.Context, uri string, heads map[string]string) ([]string, error) {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(heads)) {
+		if len(out) == knownTips {
+			break
+		}
+		if !strings.HasPrefix(name, "refs/heads/") {
+			continue
+		}
+		last, err := g.s.home.lastTransition(ctx, uri, name)
+		if err != nil {
+			return nil, err
+		}
+		if last.New == heads[name] {
+			out = append(out, heads[name])
+		}
+	}
+	return out, nil
+}
+
+// withheld are reasons without the words of the push: beside a secret they could
+// repeat it, and what is logged stays.
+func withheld(reasons []hallmark.Reason) []hallmark.Reason {
+	var out []hallmark.Reason
+	for _, r := range reasons {
+		if r.Check != "source" {
+			out = append(out, r)
+		} else if !slices.ContainsFunc(out, func(o hallmark.Reason) bool { return o.Code == r.Code }) {
+			out = append(out, hallmark.Reason{Code: r.Code, Check: r.Check, Message: "more is wrong, told once the secret is out of the push", Fix: r.Fix})
+		}
+	}
+	return out
 }
 
 // history wants branches to go forward, and names that are not taken.
 func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.RefRule, heads map[string]string, in *gitcli.Incoming) ([]hallmark.Reason, error) {
 	if u.Creates() {
-		for name := range heads {
-			other := strings.HasPrefix(name, "refs/tags/") != strings.HasPrefix(u.Ref, "refs/tags/")
-			_, a, _ := strings.Cut(strings.TrimPrefix(name, "refs/"), "/")
-			_, b, _ := strings.Cut(strings.TrimPrefix(u.Ref, "refs/"), "/")
-			if other && a == b || name != u.Ref && source.Fold(name) == source.Fold(u.Ref) {
-				return []hallmark.Reason{{Code: hallmark.CodeRefName, Check: "access", Message: u.Ref + " would be taken for " + name, Fix: "use another name"}}, nil
-			}
+		if r := taken(u.Ref, heads); r != nil {
+			return []hallmark.Reason{*r}, nil
 		}
 		return nil, nil
 	}
@@ -347,8 +430,8 @@ type incomingObjects struct{ in *gitcli.Incoming }
 
 func (o incomingObjects) Each(ctx context.Context, _ string, fn func(secrets.Object) error) error {
 	return o.in.Objects(ctx, func(b source.Object) error {
-		if b.Type == "tree" {
-			return nil
+		if b.Type == "tree" { // a name can be a secret too
+			b.Data = []byte(strings.Join(source.TreeNames(b), "\n"))
 		}
 		return fn(secrets.Object{ID: b.ID, Type: b.Type, Data: b.Data})
 	})
@@ -407,9 +490,18 @@ func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTran
 
 // refused keeps the evidence of a denial.
 func (g *sourceGate) refused(ctx context.Context, p *gitgate.Push, c *considered, d hallmark.Decision) error {
-	for _, u := range p.Updates {
+	updates := p.Updates
+	if len(updates) > maxPushedRefs {
+		updates = updates[:1]
+	}
+	for _, u := range updates {
 		t := c.transition(p, u)
-		t.Effect, t.Reasons = hallmark.Deny, d.Reasons
+		t.Effect, t.Reasons = hallmark.Deny, d.Reasons[:min(len(d.Reasons), maxLoggedReasons)]
+		if slices.ContainsFunc(d.Reasons, func(r hallmark.Reason) bool { return r.Code == hallmark.CodeSecretFound }) {
+			for i := range t.Commits { // an author's name can hold it too
+				t.Commits[i].Author, t.Commits[i].Committer = "", ""
+			}
+		}
 		st, err := attest.RefTransition(t)
 		if err != nil {
 			return err
@@ -461,12 +553,18 @@ func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, u source.Updat
 
 // Moved looks whether what was logged happened; what did not is logged as void.
 func (g *sourceGate) Moved(p *gitgate.Push) {
-	c, ok := p.State.(*considered)
-	if !ok {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	c, ok := p.State.(*considered)
+	if !ok {
+		if p.Updates != nil {
+			return
+		}
+		if err := g.malformed(ctx, p); err != nil {
+			g.s.log.Error("a refusal of git's could not be logged", "repository", p.Repository, "error", err.Error())
+		}
+		return
+	}
 	for _, u := range p.Updates {
 		if c.done[u.Ref] == "" {
 			continue
@@ -475,6 +573,20 @@ func (g *sourceGate) Moved(p *gitgate.Push) {
 			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", u.Ref, "error", err.Error())
 		}
 	}
+}
+
+// malformed logs that git itself would not take a push, before it asked anything:
+// its objects are damaged or not all there.
+func (g *sourceGate) malformed(ctx context.Context, p *gitgate.Push) error {
+	r, err := g.s.current()
+	if err != nil {
+		return err
+	}
+	p.Updates = p.Announced
+	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now()}
+	d := gate.Denied(hallmark.Reason{Code: hallmark.CodeSourceObjectInvalid, Check: "source", Message: "git did not take the objects of the push: they are damaged, or some are missing", Fix: "git fsck, in the repository that was pushed from"})
+	g.s.counters.count("push", d, nil)
+	return g.refused(ctx, p, c, d)
 }
 
 // hold keeps a push of somebody who may only propose: as a pack that no reference
@@ -494,7 +606,7 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 		return hallmark.Decision{}, fmt.Errorf("keeping a held push: %w", err)
 	}
 	r := intoto.ChangeReview{
-		Action: intoto.ReviewHold, Change: intoto.ChangeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
+		Action: intoto.ReviewHold, Change: g.s.parts.changeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
 		Actor: p.Caller.Principal, Grant: c.grants[u.Ref], Pack: digest, On: c.on, Policy: c.rules.policy,
 	}
 	if err := g.s.logReview(ctx, r, hallmark.Decision{Effect: hallmark.Allow}); err != nil {

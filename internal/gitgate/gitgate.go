@@ -39,17 +39,19 @@ type Caller struct {
 // Push is one push on its way.
 type Push struct {
 	Caller     Caller
-	Repository string // name
-	Dir        string // of the bare repository
-	Quarantine string // of its objects; "" where nothing came
-	Updates    []source.Update
-	State      any // what Consider wants Record to see
+	Repository string          // name
+	Dir        string          // of the bare repository
+	Quarantine string          // of its objects; "" where nothing came
+	Announced  []source.Update // as the client's request begins
+	Updates    []source.Update // as git is about to make them; nil until it asked
+	State      any             // what Consider wants Record to see
 }
 
 // Gate decides. Consider must refuse whatever it can't judge; it may be called
 // at the same time for one repository. Record is called while git holds the lock
 // of the reference and must return only when the transition is durable: after it
-// the reference moves. It may be called twice for one update.
+// the reference moves. It may be called twice for one update. Moved is called when
+// a push has ended, also one that git refused before it asked anything.
 type Gate interface {
 	Authenticate(ctx context.Context, r *http.Request) (Caller, error)
 	// Fetch decides whether somebody may read; record says that something is read
@@ -191,7 +193,10 @@ func content(r *http.Request, limit int64) (io.Reader, error) {
 // here and in the repository, which only this package writes.
 func (s *Server) git(ctx context.Context, r *http.Request, dir string, args ...string) *exec.Cmd {
 	fixed := []string{
-		"-c", "core.hooksPath=" + s.hooks, "-c", "safe.directory=" + dir, "-c", "transfer.fsckObjects=true", "-c", "receive.fsckObjects=true",
+		// What git is told to ignore here the gate refuses, with a reason.
+		"-c", "core.hooksPath=" + s.hooks, "-c", "safe.directory=" + dir, "-c", "transfer.fsckObjects=true", "-c", "receive.fsckObjects=true", "-c", "receive.fsck.hasDotgit=ignore", "-c", "receive.fsck.hasDot=ignore", "-c", "receive.fsck.hasDotdot=ignore",
+		"-c", "receive.fsck.fullPathname=ignore", "-c", "receive.fsck.duplicateEntries=ignore", "-c", "receive.fsck.multipleAuthors=ignore", "-c", "receive.fsck.nulInCommit=ignore",
+
 		"-c", "receive.autogc=false", "-c", "gc.auto=0", "-c", "receive.denyDeleteCurrent=ignore", "-c", "receive.denyCurrentBranch=ignore",
 		"-c", "receive.advertisePushOptions=false", "-c", "receive.unpackLimit=1", "-c", fmt.Sprintf("receive.maxInputSize=%d", s.cfg.MaxPush),
 		"-c", "receive.keepAlive=5", "-c", "uploadpack.allowFilter=true", "-c", "uploadpack.allowAnySHA1InWant=false", "-c", "core.fsmonitor=false",

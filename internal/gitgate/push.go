@@ -5,6 +5,7 @@ package gitgate
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -54,6 +56,21 @@ exit 1
 
 // receive runs one push.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body io.Reader) {
+	body, err := announced(p, body)
+	if err != nil {
+		http.Error(w, fmt.Sprintf("%s: %s", hallmark.CodeOf(err), err), http.StatusBadRequest)
+		return
+	}
+	if slices.ContainsFunc(p.Announced, func(u source.Update) bool { return strings.ContainsFunc(u.Ref, unicode.IsControl) }) {
+		// Such a name would be several lines, or none, to a hook.
+		p.Updates = p.Announced
+		d, err := s.cfg.Gate.Consider(r.Context(), p, func(string) {})
+		if err == nil && d.Allowed() {
+			err = hallmark.Errorf(hallmark.KindInternal, "a reference's name that can't be told to a hook was allowed")
+		}
+		s.refuse(w, r, p.Caller, p.Repository, d, err)
+		return
+	}
 	dir, err := os.MkdirTemp(s.cfg.WorkDir, "push-")
 	if err != nil {
 		s.refuse(w, r, p.Caller, p.Repository, hallmark.Decision{}, err)
@@ -78,10 +95,50 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 	cancel()
 	h.close()
 	<-answered
-	if p.Updates != nil {
+	if p.Updates != nil || len(p.Announced) > 0 {
 		s.cfg.Gate.Moved(p)
 	}
 	abort(whole)
+}
+
+// announced reads what a push asks for and gives the request back whole.
+func announced(p *Push, body io.Reader) (io.Reader, error) {
+	bad := func(format string, args ...any) error {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodePushRefs, format, args...)
+	}
+	var read bytes.Buffer
+	in := io.TeeReader(body, &read)
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(in, size[:]); errors.Is(err, io.EOF) && len(p.Announced) == 0 {
+			break
+		} else if err != nil {
+			return nil, bad("the request ends early")
+		}
+		n, err := strconv.ParseUint(string(size[:]), 16, 16)
+		if n == 0 && err == nil {
+			break
+		}
+		if err != nil || n < 4 || n > 65520 {
+			return nil, bad("the request is no push")
+		}
+		line := make([]byte, n-4)
+		if _, err := io.ReadFull(in, line); err != nil {
+			return nil, bad("the request ends early")
+		}
+		text, _, _ := strings.Cut(string(line), "\x00")
+		f := strings.SplitN(strings.TrimSuffix(text, "\n"), " ", 3)
+		switch {
+		case f[0] == "shallow" && len(f) == 2: // git refuses what needs it
+		case len(f) != 3:
+			return nil, bad("the request asks for %.80q, which is not taken", text)
+		case len(p.Announced) == maxUpdates:
+			return nil, bad("a push of more than %d references", maxUpdates)
+		default:
+			p.Announced = append(p.Announced, source.Update{Old: f[0], New: f[1], Ref: f[2]})
+		}
+	}
+	return io.MultiReader(&read, body), nil
 }
 
 // pipes are the two ends that this process has; it holds both ends of each, so
@@ -178,6 +235,10 @@ func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 			say(string(hallmark.CodeGateUnavailable) + ": the push could not be read: " + err.Error())
 		case q.hook == "pre-receive" && p.Updates == nil:
 			p.Quarantine, p.Updates = q.quarantine, q.updates
+			if len(q.updates) == 0 || !slices.Equal(q.updates, p.Announced) {
+				say(string(hallmark.CodeGateUnavailable) + ": git is about to do something other than was asked")
+				break
+			}
 			d, err := s.cfg.Gate.Consider(ctx, p, say)
 			if allowed = err == nil && d.Allowed(); allowed {
 				verdict = "yes"

@@ -14,6 +14,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/hallmark-sc/hallmark"
 )
 
@@ -85,7 +87,7 @@ type PushFacts struct {
 // names, links, submodules, compiled code, size, and commits that no reference
 // would show. It errs where something can't be read; that is no judgement.
 func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts, error) {
-	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, count: map[hallmark.Code]int{}}
+	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, tags: map[string]bool{}, count: map[hallmark.Code]int{}}
 	if cfg.MaxFile <= 0 || cfg.MaxReason <= 0 {
 		return j.facts, hallmark.Errorf(hallmark.KindInternal, "judging a push: no limit on files or reasons")
 	}
@@ -96,7 +98,11 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 		if u.Deletes() {
 			continue
 		}
-		tip, err := j.tip(ctx, u.New)
+		tip, err := j.tip(ctx, u)
+		if hallmark.CodeOf(err) == hallmark.CodeSourceObjectInvalid && hallmark.KindOf(err) == hallmark.KindInvalid {
+			j.add(hallmark.CodeSourceObjectInvalid, "let a branch show a commit, and a tag a commit by one tag object of its own name", "%s: %s", u.Ref, err)
+			continue
+		}
 		if err != nil {
 			return j.facts, err
 		}
@@ -126,6 +132,10 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 				j.add(hallmark.CodeCommitHidden, "push the reference that shows it, or leave it out", "commit %s is in the push and no reference would show it", o.ID)
 			}
 			return j.commit(o)
+		case "tag":
+			if !j.tags[o.ID] {
+				j.add(hallmark.CodeCommitHidden, "push the tag that shows it, or leave it out", "tag object %s is in the push and no reference would show it", o.ID)
+			}
 		case "tree":
 			j.tree(o)
 		case "blob":
@@ -161,6 +171,7 @@ type pushJudge struct {
 	cfg   PushConfig
 	facts PushFacts
 	seen  map[string]bool
+	tags  map[string]bool // that a reference would show
 	count map[hallmark.Code]int
 }
 
@@ -177,9 +188,11 @@ func (j *pushJudge) add(code hallmark.Code, fix, format string, args ...any) {
 // maxTags bounds tags of tags.
 const maxTags = 8
 
-// tip follows tags to the commit that a reference would show.
-func (j *pushJudge) tip(ctx context.Context, id string) (string, error) {
-	for range maxTags {
+// tip follows tags to the commit that a reference would show. The first must
+// bear the reference's name: under another it would pass for what it is not.
+func (j *pushJudge) tip(ctx context.Context, u Update) (string, error) {
+	id := u.New
+	for depth := range maxTags {
 		o, err := j.cfg.Incoming.Object(ctx, id)
 		if err != nil {
 			return "", fmt.Errorf("reading %s: %w", id, err)
@@ -193,12 +206,28 @@ func (j *pushJudge) tip(ctx context.Context, id string) (string, error) {
 			if !ok || !isObjectName(to) {
 				return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object %s names nothing", id)
 			}
+			short, ofTag := strings.CutPrefix(u.Ref, "refs/tags/")
+			if named := tagName(o.Data); depth == 0 && (!ofTag || named != short) {
+				return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object %s is named %.200q", id, named)
+			}
+			j.tags[id] = true
 			id = to
 		default:
 			return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "%s is a %s; a reference shows a commit", id, o.Type)
 		}
 	}
 	return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tags of %s are nested too deeply", id)
+}
+
+// tagName is what a tag object says that it is named; "" when it is no tag.
+func tagName(raw []byte) string {
+	head, _, _ := bytes.Cut(raw, []byte("\n\n"))
+	f := strings.SplitN(string(head), "\n", 4)
+	if len(f) < 3 || !strings.HasPrefix(f[1], "type ") {
+		return ""
+	}
+	name, _ := strings.CutPrefix(f[2], "tag ")
+	return name
 }
 
 const signAs = "sign it as its author, with a key of your own: git commit --amend --no-edit --reset-author -S, or git rebase --exec for several"
@@ -271,6 +300,21 @@ func (j *pushJudge) tree(o Object) {
 	}
 }
 
+// TreeNames are the names of a tree's entries, as far as it can be read.
+func TreeNames(o Object) []string {
+	var out []string
+	for body := o.Data; len(body) > 0; {
+		_, rest, ok := bytes.Cut(body, []byte{' '})
+		name, after, ok2 := bytes.Cut(rest, []byte{0})
+		if !ok || !ok2 || len(after) < len(o.ID)/2 {
+			break
+		}
+		out = append(out, string(name))
+		body = after[len(o.ID)/2:]
+	}
+	return out
+}
+
 // blob judges bytes that are nowhere named yet.
 func (j *pushJudge) blob(o Object) {
 	if int64(len(o.Data)) > j.cfg.MaxFile {
@@ -315,8 +359,6 @@ func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 	return nil
 }
 
-const gitDirectory = "stands for a git directory"
-
 // DangerousName says what is wrong with the name of a file, or "".
 func DangerousName(name string) string {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\") {
@@ -328,15 +370,8 @@ func DangerousName(name string) string {
 	if !utf8.ValidString(name) {
 		return "is not UTF-8"
 	}
-	flat := Fold(strings.TrimRight(strings.Map(func(r rune) rune {
-		if unicode.Is(unicode.Cf, r) { // invisible, and ignored by some file systems
-			return -1
-		}
-		return r
-	}, name), ". "))
-	base, _, _ := strings.Cut(flat, ":") // streams of NTFS
-	if base == ".git" || strings.HasPrefix(base, "git~") || strings.TrimRight(base, ". ") == ".git" {
-		return gitDirectory
+	if gitDirectory(name) {
+		return "stands for a git directory"
 	}
 	if strings.HasPrefix(name, "-") {
 		return "begins as an option of a program"
@@ -359,14 +394,28 @@ func DangerousName(name string) string {
 	return ""
 }
 
-// Fold returns a name as file systems compare it that ignore case.
-func Fold(name string) string {
-	return strings.ToLower(strings.ToUpper(name))
+// gitDirectory reports whether some file system takes a name for ".git".
+func gitDirectory(name string) bool {
+	flat := Fold(strings.TrimRight(strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Cf, r) { // invisible, and ignored by some file systems
+			return -1
+		}
+		return r
+	}, name), ". "))
+	base, _, _ := strings.Cut(flat, ":") // streams of NTFS
+	base = strings.TrimRight(base, ". ")
+	return base == ".git" || strings.HasPrefix(base, "git~")
 }
 
-// StaysInside reports whether a link at p leads to a place in the tree, also
-// through other links: ".." may only come first, where it climbs real
-// directories. What git keeps of its own in a work tree is not in the tree.
+// Fold returns a name as file systems compare it that ignore case and in which
+// way accents are written.
+func Fold(name string) string {
+	return strings.ToLower(strings.ToUpper(norm.NFC.String(name)))
+}
+
+// StaysInside reports whether a link at p leads to a place in the tree and to no
+// git directory, also through other links: ".." may only come first, where it climbs real
+// directories.
 func StaysInside(p, target string) bool {
 	if target == "" || path.IsAbs(target) || strings.ContainsRune(target, 0) {
 		return false
@@ -381,7 +430,7 @@ func StaysInside(p, target string) bool {
 				return false
 			}
 		default:
-			if why := DangerousName(part); why == gitDirectory {
+			if gitDirectory(part) {
 				return false
 			}
 			down = true
