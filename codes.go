@@ -118,6 +118,9 @@ const (
 	CodeImageTooLarge    Code = "IMAGE_TOO_LARGE"
 	CodeImageDockerfile  Code = "IMAGE_DOCKERFILE_UNSUPPORTED"
 
+	CodeImageDockerfileInvalid Code = "IMAGE_DOCKERFILE_INVALID"
+	CodeImageRunRefused        Code = "IMAGE_RUN_REFUSED"
+
 	// Evidence and verification.
 	CodeEvidenceMissing       Code = "EVIDENCE_MISSING"
 	CodeEvidenceMalformed     Code = "EVIDENCE_MALFORMED"

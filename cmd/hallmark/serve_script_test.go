@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"database/sql"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,6 +76,21 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	b, _ := os.ReadFile(filepath.Join(work, "serve.log"))
 	ts.Fatalf("the server did not start: %s", b)
+}
+
+// index STATEMENT... changes the home's index as somebody does who can write to it;
+// each statement must change something.
+func cmdIndex(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sql.Open("sqlite", filepath.Join(ts.Getenv("HALLMARK_HOME"), "index.sqlite"))
+	ts.Check(err)
+	defer db.Close()
+	for _, a := range args {
+		res, err := db.Exec(a)
+		ts.Check(err)
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			ts.Fatalf("%s: %d rows, %v", a, n, err)
+		}
+	}
 }
 
 func firstDir(path string) string {

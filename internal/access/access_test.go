@@ -211,6 +211,7 @@ func TestToken(t *testing.T) {
 		"no scope": func(t *access.Token) { t.Scopes = nil }, "no end": func(t *access.Token) { t.ExpiresAt = time.Time{} },
 		"too long": func(t *access.Token) { t.ExpiresAt = day.Add(access.MaxTokenLife + time.Second) }, "nobody": func(t *access.Token) { t.Principal = "" },
 		"everywhere": func(t *access.Token) { t.Repository = "" },
+		"a pattern that takes for ever": func(t *access.Token) { t.Repository = strings.Repeat("*a", 30) + "b" },
 	} {
 		bad := good
 		edit(&bad)

@@ -16,6 +16,7 @@ import (
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // AuditEvent is one thing that happened, as verified evidence has it.
@@ -41,39 +42,35 @@ func Audit(ctx context.Context, home string, from, to time.Time, each func(Audit
 		return 0, err
 	}
 	defer h.Close()
-	rows, err := h.stores.index.Statements(ctx, "")
-	if err != nil {
-		return 0, err
-	}
 	n := 0
-	for _, row := range rows {
-		if row.At.Before(from) || !row.At.Before(to) {
-			continue
+	var read uint64 // number of the last fetch
+	err = h.eachLogged(ctx, nil, func(v verify.Statement) error {
+		if v.SignedAt().Before(from) || !v.SignedAt().Before(to) {
+			return nil
 		}
-		events, err := h.events(ctx, row.Bundle, row.Statement, row.At)
+		events, err := h.events(ctx, v, &read)
 		if err != nil {
-			return n, fmt.Errorf("reading statement %s: %w", row.Statement, err)
+			return fmt.Errorf("reading statement %s: %w", v.Digest(), err)
 		}
 		for _, e := range events {
 			n++
 			if err := each(e); err != nil {
-				return n, err
+				return err
 			}
 		}
-	}
-	return n, nil
+		return nil
+	}, func(i uint64, st intoto.Statement) error {
+		n++
+		return each(AuditEvent{Kind: "other", LogIndex: i, Resource: subjectsOf(st), Codes: []string{string(hallmark.CodeEvidenceMissing)},
+			Detail: "logged, and no bundle of it is kept: whoever signed it was stopped, or somebody took it away: " + st.PredicateType})
+	})
+	return n, err
 }
 
-func (h *Home) events(ctx context.Context, bundle, statement hallmark.Digest, at time.Time) ([]AuditEvent, error) {
-	b, err := h.stores.blobs.Get(ctx, bundle)
-	if err != nil {
-		return nil, err
-	}
-	v, err := h.verifier.Verify(b)
-	if err != nil {
-		return nil, err
-	}
-	e := AuditEvent{On: at, Statement: statement, LogIndex: v.LogIndex(), Kind: "other", Detail: v.PredicateType(), Actor: v.Signer()}
+// events are what a statement tells of. read is the number of the last fetch
+// before it, 0 when none was seen.
+func (h *Home) events(ctx context.Context, v verify.Statement, read *uint64) ([]AuditEvent, error) {
+	e := AuditEvent{On: v.SignedAt(), Statement: v.Digest(), LogIndex: v.LogIndex(), Kind: "other", Detail: v.PredicateType(), Actor: v.Signer()}
 	st := v.Statement()
 	switch v.PredicateType() {
 	case intoto.PredicateTransition:
@@ -99,7 +96,7 @@ func (h *Home) events(ctx context.Context, bundle, statement hallmark.Digest, at
 			return nil, err
 		}
 		if r.Action == "repository.read" {
-			return h.fetches(ctx, r, e)
+			return h.fetches(ctx, r, e, read)
 		}
 		e.Kind, e.Effect, e.Actor, e.Grant, e.Policy, e.Codes, e.Resource, e.Detail = "access", r.Effect.String(), r.Actor.Name, r.Grant, r.Policy, codesOf(r.Reasons), r.Resource, r.Action
 	case intoto.PredicatePolicy:
@@ -132,7 +129,7 @@ func subjectsOf(st intoto.Statement) string {
 }
 
 // fetches reads a batch of fetch records. A number that is missing is an error.
-func (h *Home) fetches(ctx context.Context, r intoto.AccessRecord, e AuditEvent) ([]AuditEvent, error) {
+func (h *Home) fetches(ctx context.Context, r intoto.AccessRecord, e AuditEvent, read *uint64) ([]AuditEvent, error) {
 	b, err := h.stores.blobs.Get(ctx, hallmark.Digest(r.Details["records"]))
 	if err != nil {
 		return nil, fmt.Errorf("reading fetch records: %w", err)
@@ -140,6 +137,9 @@ func (h *Home) fetches(ctx context.Context, r intoto.AccessRecord, e AuditEvent)
 	next, err := strconv.ParseUint(r.Details["first"], 10, 64)
 	if err != nil {
 		return nil, hallmark.Errorf(hallmark.KindInvalid, "fetch records without a first number")
+	}
+	if *read > 0 && next != *read+1 {
+		return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "fetch record %d is missing: the next batch begins with %d", *read+1, next)
 	}
 	var out []AuditEvent
 	for line := range bytes.SplitSeq(bytes.TrimSpace(b), []byte{'\n'}) {
@@ -158,6 +158,7 @@ func (h *Home) fetches(ctx context.Context, r intoto.AccessRecord, e AuditEvent)
 	if strconv.FormatUint(next-1, 10) != r.Details["last"] {
 		return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "fetch records end at %d, not at %s", next-1, r.Details["last"])
 	}
+	*read = next - 1
 	return out, nil
 }
 

@@ -6,6 +6,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -190,6 +191,9 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 			if p.Kind == access.Person && p.Outside {
 				st.Outside = true
 			}
+			if p.Owner != "" && !slices.Contains(st.Parties, p.Owner) { // who answers for a program has its keys
+				st.Parties = append(st.Parties, p.Owner)
+			}
 		} else {
 			st.Outside = true // nobody whom the policy names
 		}
@@ -231,7 +235,7 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 func (s *Server) count(r *rules, c change, st *standing) {
 	at := now()
 	for _, a := range c.approvals {
-		if why := s.mayAgree(r, c, st.Parties, a.Actor.Name, at); why != nil || slices.Contains(st.Approvers, a.Actor.Name) {
+		if why := s.mayAgree(r, c, st.Parties, a.Actor, at); why != nil || slices.Contains(st.Approvers, a.Actor.Name) {
 			continue
 		}
 		st.Approvers = append(st.Approvers, a.Actor.Name)
@@ -267,7 +271,8 @@ func nearestApproval(c change) string {
 
 // mayAgree says why somebody's agreement to a change does not count; nil is that
 // it does.
-func (s *Server) mayAgree(r *rules, c change, parties []string, name string, at time.Time) *hallmark.Reason {
+func (s *Server) mayAgree(r *rules, c change, parties []string, who hallmark.Principal, at time.Time) *hallmark.Reason {
+	name := who.Name
 	ruling := r.book.Rule(access.Request{Principal: name, Permission: access.ChangeApprove, Repository: c.name, Ref: c.Target, At: at})
 	p, _ := r.book.Named(name)
 	no := func(format string, args ...any) *hallmark.Reason {
@@ -278,6 +283,10 @@ func (s *Server) mayAgree(r *rules, c change, parties []string, name string, at 
 		return no("%s is no person: programs don't review", name)
 	case p.Outside:
 		return no("%s comes from outside", name)
+	case who.Method == byOperator:
+		why := no("%s did not sign in: the token was made by who holds the home's keys, who could be anybody with it", name)
+		why.Fix = "hallmark sign-in --as " + name + ", with a key of their own"
+		return why
 	case slices.Contains(parties, p.Name):
 		return no("%s wrote, signed, pushed or proposed it", name)
 	case !ruling.Allowed:
@@ -385,7 +394,7 @@ func (s *Server) approve(ctx context.Context, who gitgate.Caller, id string) (ha
 			return err
 		},
 		Decide: func(context.Context) (hallmark.Decision, error) {
-			if why := s.mayAgree(r, c, st.Parties, who.Name, now()); why != nil {
+			if why := s.mayAgree(r, c, st.Parties, who.Principal, now()); why != nil {
 				return gate.Denied(*why), nil
 			}
 			return hallmark.Decision{Effect: hallmark.Allow}, nil
@@ -405,13 +414,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	in, done, err := s.objects(ctx, c)
-	if err != nil {
-		return hallmark.Decision{}, err
-	}
-	defer done()
+	done := func() {}
+	defer func() { done() }()
 	var st standing
 	var held *gitcli.Held
+	var logged hallmark.Digest
 	t := intoto.RefTransition{Repository: c.Repository, Ref: c.Target, New: c.Revision, Actor: who.Principal, On: now(), Policy: r.policy}
 	g := &sourceGate{s}
 	d, err := gate.Pass(ctx, gate.Steps{
@@ -425,6 +432,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			return nil, nil
 		},
 		Gather: func(ctx context.Context) (err error) {
+			in, unpacked, err := s.objects(ctx, c)
+			if err != nil {
+				return err
+			}
+			done = unpacked
 			if st, err = s.judge(ctx, r, c, in); err != nil {
 				return err
 			}
@@ -462,7 +474,8 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 					return err
 				}
 				t.Obligations = []string{"build"}
-				return s.transit(ctx, t, st.Rule)
+				logged, err = s.transit(ctx, t, st.Rule)
+				return err
 			}
 			statement, err := attest.RefTransition(t)
 			if err == nil {
@@ -474,6 +487,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	})
 	if held != nil && (err != nil || !d.Allowed()) {
 		held.Release()
+		if logged != "" { // and it did not move, or nobody knows
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			err = errors.Join(err, s.settle(last, c.name, c.Target, logged))
+		}
 	}
 	if err == nil && d.Allowed() {
 		s.log.Info("reference moves", "principal", who.Name, "repository", c.name, "ref", c.Target, "new", c.Revision, "change", c.ID)

@@ -14,6 +14,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // Controls that the source gate enforces; docs/design/gate.md says what each
@@ -116,14 +117,15 @@ func (s *Server) lapses(ctx context.Context, name, ref string, from, to hallmark
 	return out, nil
 }
 
-// levels are what the controls of a transition come to.
-func levels(rule access.RefRule, controls []intoto.RefControl) []string {
+// levels are what the controls of a transition come to. Where one administrator
+// alone names persons and makes rules, nothing comes to two persons.
+func levels(mode string, rule access.RefRule, controls []intoto.RefControl) []string {
 	has := func(name string) bool {
 		return slices.ContainsFunc(controls, func(c intoto.RefControl) bool { return c.Name == name })
 	}
 	level := "SLSA_SOURCE_LEVEL_1"
 	switch {
-	case has(controlReviewed) && has(controlDescend):
+	case mode == verify.ModeThreshold && has(controlReviewed) && has(controlDescend) && has(controlSigned):
 		level = "SLSA_SOURCE_LEVEL_4"
 	case has(controlDescend) && has(controlSigned):
 		level = "SLSA_SOURCE_LEVEL_3"
@@ -132,23 +134,23 @@ func levels(rule access.RefRule, controls []intoto.RefControl) []string {
 }
 
 // transit signs a transition that is allowed and, of the revision that it shows,
-// the summary.
-func (s *Server) transit(ctx context.Context, t intoto.RefTransition, rule access.RefRule) error {
+// the summary. It returns the transition's statement once that is logged.
+func (s *Server) transit(ctx context.Context, t intoto.RefTransition, rule access.RefRule) (hallmark.Digest, error) {
 	st, err := attest.RefTransition(t)
 	if err != nil {
-		return err
+		return "", err
 	}
 	b, err := s.signer.sign(ctx, sign.Gate, st, nil)
 	if err != nil || t.New == zeros {
-		return err
+		return b.Statement, err
 	}
 	vsa, err := attest.SourceVSA(attest.SourceSummary{
 		Repository: t.Repository, Ref: t.Ref, Commit: t.New, VerifierID: s.home.id.verifierID(), Version: version(), Time: t.On, Policy: t.Policy,
-		Provenance: b.Digest, Levels: levels(rule, t.Controls),
+		Provenance: b.Digest, Levels: levels(s.home.verifier.Roots().Mode, rule, t.Controls),
 	})
 	if err != nil {
-		return err
+		return b.Statement, err
 	}
 	_, err = s.signer.sign(ctx, sign.Release, vsa, nil)
-	return err
+	return b.Statement, err
 }

@@ -231,11 +231,7 @@ func (h *Home) image(ctx context.Context, ref build.ImageRef, p image.Platform) 
 			return img, root, nil
 		}
 	}
-	err = fmt.Errorf("image %s for %s: %w", ref, p, err)
-	if hallmark.CodeOf(err) == hallmark.CodeImageNotImported {
-		err = hallmark.WithHint(err, fmt.Sprintf("hallmark image import %s --platform %s, or a path of an OCI layout or a docker archive in its place", ref, p))
-	}
-	return nil, image.Root{}, err
+	return nil, image.Root{}, notImported(fmt.Errorf("image %s for %s: %w", ref, p, err), ref.String(), p)
 }
 
 // imageTools is inventoryTools for the programs of an image: what its layers say,

@@ -36,6 +36,11 @@ type BuildPlace struct {
 	Toolchain sandbox.Toolchain
 	HostID    int // user on the host of the steps
 	Limits    func(wall time.Duration) sandbox.Limits
+	// Root is set for an instruction of a Dockerfile: what it runs, where, and
+	// in which file system; the workspace is not there then.
+	Root *sandbox.Root
+	Argv []string
+	Dir  string
 }
 
 // Spec is how a step runs in this place.
@@ -44,6 +49,9 @@ func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
 		Argv: []string{"sh", "-e", "-c", c.Script}, Env: slices.Clone(c.Env), Dir: Workspace, Stdout: out, Stderr: out,
 		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts), Layers: slices.Clone(p.Layers),
 		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace}, Trace: p.Trace(), Toolchain: p.Toolchain,
+	}
+	if p.Root != nil {
+		s = sandbox.Spec{Argv: slices.Clone(p.Argv), Env: slices.Clone(c.Env), Dir: p.Dir, Stdout: out, Stderr: out, Limits: p.Limits(c.Timeout), Root: p.Root, Trace: p.Trace()}
 	}
 	for i, secret := range c.Secrets {
 		s.Secrets = append(s.Secrets, secret.Value)

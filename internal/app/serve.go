@@ -15,9 +15,12 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -46,6 +49,7 @@ type Server struct {
 	work   string
 
 	counters counters
+	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
 
 	mu    sync.RWMutex
@@ -59,6 +63,7 @@ type rules struct {
 	book     *access.Book
 	signers  func(sig, signed []byte, at time.Time) verdictOf
 	binaries []hallmark.Digest
+	params   policy.Parameters
 	stamp    policyStamp
 }
 
@@ -177,16 +182,17 @@ func (h *Home) mayGate() bool {
 
 // policyStamp tells whether another policy came into force.
 type policyStamp struct {
-	modified time.Time
-	size     int64
+	modified, changed int64
+	inode             uint64
+	size              int64
 }
 
 func stampOf(path string) (policyStamp, error) {
-	st, err := os.Stat(path)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
 		return policyStamp{}, hallmark.Errorf(hallmark.KindInvalid, "reading the policy in force: %w", err)
 	}
-	return policyStamp{st.ModTime(), st.Size()}, nil
+	return policyStamp{st.Mtim.Nano(), st.Ctim.Nano(), st.Ino, st.Size}, nil
 }
 
 func (s *Server) rules() *rules {
@@ -232,7 +238,7 @@ func (s *Server) reload() error {
 	}
 	s.state = &rules{
 		policy: s.home.policy.Digest(), version: s.home.policy.Version(), book: book, signers: verifySigner,
-		binaries: s.home.params.Binaries, stamp: stamp,
+		binaries: s.home.params.Binaries, params: s.home.params, stamp: stamp,
 	}
 	return nil
 }

@@ -110,8 +110,8 @@ type considered struct {
 	rule   map[string]access.RefRule
 	last   map[string]lastTransition // by ref
 	on     time.Time
-	done   map[string]bool // recorded, by ref
-	held   bool            // it waits for maintainers
+	done   map[string]hallmark.Digest // statements recorded, by ref
+	held   bool                       // it waits for maintainers
 }
 
 // Consider judges a push while its objects are in quarantine.
@@ -126,7 +126,7 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now(), done: map[string]bool{}}
+	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now(), done: map[string]hallmark.Digest{}}
 	p.State = c
 	in, err := gitcli.NewIncoming(p.Dir, p.Quarantine)
 	if err != nil {
@@ -178,7 +178,11 @@ func refName(ref string) string {
 // authorize asks who may move each reference at all, and how.
 func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *considered) ([]hallmark.Reason, error) {
 	var out []hallmark.Reason
-	for _, u := range p.Updates {
+	for i, u := range p.Updates {
+		if slices.ContainsFunc(p.Updates[:i], func(o source.Update) bool { return o.Ref == u.Ref }) {
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("reference %q stands twice in the push", u.Ref), Fix: "push it once"})
+			continue
+		}
 		if why := refName(u.Ref); why != "" {
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("reference %q: %s", u.Ref, why), Fix: "use another name"})
 			continue
@@ -212,11 +216,14 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		case last.New != u.Old && !(last.New == "" && u.Creates()):
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s: it was moved outside of the gate", u.Ref, u.Old, orNone(last.New)),
 				Fix: "find out who moved it; hallmark source verify shows what differs"})
+		case tag && (rule.Needed() > 0 || len(rule.Owners) > 0):
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("rule %s wants approvals for %s, and tags are made by no change", rule.Name, u.Ref),
+				Missing: "a rule of their own for tags, before rule " + rule.Name, Fix: "hallmark access refs --set FILE"})
 		case tag:
 			out = append(out, tagReasons(u, last)...)
 		case c.held:
-		case rule.Needed() > 0:
-			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, rule.Needed()),
+		case rule.Needed() > 0 || len(rule.Owners) > 0 && !u.Deletes():
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, max(1, rule.Needed())),
 				Missing: "an approved change for " + u.New, Fix: "push to a branch of your own, then: hallmark change propose " + p.Repository + " --from BRANCH --to " + strings.TrimPrefix(u.Ref, "refs/heads/")})
 		case u.Deletes() && rule.History != access.Rewrite:
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefDelete, Check: "access", Message: u.Ref + " can't be deleted: rule " + rule.Name, Fix: "leave it; nothing is lost by keeping it"})
@@ -264,12 +271,16 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 		return nil, err
 	}
 	var known []string
+	every := map[string]bool{}
+	names := maps.Clone(heads)
 	for _, u := range p.Updates {
-		reasons, err := g.history(ctx, u, c.rule[u.Ref], heads, in)
+		reasons, err := g.history(ctx, u, c.rule[u.Ref], names, in)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, reasons...)
+		names[u.Ref] = u.New
+		every[u.Ref] = c.rule[u.Ref].History == access.Descend
 	}
 	for name, id := range heads {
 		if len(known) < knownTips && strings.HasPrefix(name, "refs/heads/") {
@@ -279,13 +290,23 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	slices.Sort(known)
 	say("looking at what was pushed")
 	facts, err := source.JudgePush(ctx, source.PushConfig{
-		Incoming: in, Verify: c.rules.signers, Same: c.rules.same, Known: known, Clock: now, Binaries: c.rules.binaries, MaxFile: maxPushedFile, MaxReason: maxSameReason,
+		Incoming: in, Verify: c.rules.signers, Same: c.rules.same, Known: known, Every: every, Clock: now, Binaries: c.rules.binaries, MaxFile: maxPushedFile, MaxReason: maxSameReason,
 	}, p.Updates)
 	if err != nil {
 		return nil, err
 	}
 	c.facts = facts
 	out = append(out, facts.Reasons...)
+	for ref, tip := range facts.Tips {
+		if c.held { // its checks are asked for when it lands
+			break
+		}
+		st := standing{Rule: c.rule[ref]}
+		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, Revision: tip}, &st); err != nil {
+			return nil, err
+		}
+		out = append(out, st.Reasons...)
+	}
 	rec, found, err := g.secrets(ctx, p, c, in)
 	if err != nil {
 		return nil, err
@@ -334,7 +355,7 @@ func (o incomingObjects) Each(ctx context.Context, _ string, fn func(secrets.Obj
 }
 
 func (g *sourceGate) secrets(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming) (hallmark.CheckRecord, []hallmark.Finding, error) {
-	params := g.s.home.params
+	params := c.rules.params
 	rev := hallmark.Revision{Repository: c.uri}
 	for _, u := range p.Updates {
 		if !u.Deletes() {
@@ -417,7 +438,7 @@ func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, u source.Updat
 	if !ok {
 		return hallmark.Errorf(hallmark.KindInternal, "nothing was decided of this push")
 	}
-	if c.done[u.Ref] {
+	if c.done[u.Ref] != "" {
 		return nil
 	}
 	t := c.transition(p, u)
@@ -427,10 +448,13 @@ func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, u source.Updat
 		return err
 	}
 	t.Obligations = []string{"build"}
-	if err := g.s.transit(ctx, t, c.rule[u.Ref]); err != nil {
+	statement, err := g.s.transit(ctx, t, c.rule[u.Ref])
+	if statement != "" { // logged, whatever came after it
+		c.done[u.Ref] = statement
+	}
+	if err != nil {
 		return err
 	}
-	c.done[u.Ref] = true
 	g.s.log.Info("reference moves", "principal", p.Caller.Name, "repository", p.Repository, "ref", u.Ref, "old", u.Old, "new", u.New)
 	return nil
 }
@@ -444,10 +468,10 @@ func (g *sourceGate) Moved(p *gitgate.Push) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, u := range p.Updates {
-		if !c.done[u.Ref] {
+		if c.done[u.Ref] == "" {
 			continue
 		}
-		if err := g.s.settle(ctx, p.Repository, u.Ref); err != nil {
+		if err := g.s.settle(ctx, p.Repository, u.Ref, c.done[u.Ref]); err != nil {
 			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", u.Ref, "error", err.Error())
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -116,10 +117,17 @@ func (s *spool) add(ctx context.Context, r fetchRecord) error {
 	if err != nil {
 		return hallmark.Errorf(hallmark.KindInternal, "recording a fetch: %w", err)
 	}
+	end, err := s.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return hallmark.Errorf(hallmark.KindUnavailable, "recording a fetch: %w", err)
+	}
 	if _, err = s.file.Write(append(b, '\n')); err == nil {
 		err = s.file.Sync()
 	}
 	if err != nil {
+		// What was written of it must not stand before the next one: it has its number.
+		_, serr := s.file.Seek(end, io.SeekStart)
+		err = errors.Join(err, s.file.Truncate(end), serr)
 		return hallmark.Errorf(hallmark.KindUnavailable, "recording a fetch: %w", err)
 	}
 	s.next++

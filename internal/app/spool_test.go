@@ -8,9 +8,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -99,4 +103,68 @@ func TestSpool(t *testing.T) {
 		t.Errorf("%d lines are left", s.lines)
 	}
 	s.file.Close()
+}
+
+// TestSpoolFull: a record that could be written in part alone leaves nothing that
+// the next one would be joined to, and nothing that keeps a server from starting.
+func TestSpoolFull(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openSpool(dir, func(context.Context, uint64, uint64, []byte) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := fetchRecord{Principal: "a", Effect: hallmark.Allow}
+	if err := s.add(t.Context(), rec); err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.file.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(st.Size()) + 20, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	err = s.add(t.Context(), rec)
+	if rerr := unix.Setrlimit(unix.RLIMIT_FSIZE, &was); rerr != nil {
+		t.Fatal(rerr)
+	}
+	if err == nil {
+		t.Fatal("a record that does not fit counts as written")
+	}
+	if err := s.add(t.Context(), rec); err != nil {
+		t.Fatal(err)
+	}
+	s.file.Close()
+	if s, err = openSpool(dir, s.seal); err != nil || s.lines != 2 || s.next != 3 {
+		t.Fatalf("%v: %+v", err, s)
+	}
+	s.file.Close()
+}
+
+// TestPolicyStamp: another file of the same size and time is another policy.
+func TestPolicyStamp(t *testing.T) {
+	dir := t.TempDir()
+	path, other := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	at := time.Now()
+	for _, p := range []string{path, other} {
+		if err := errors.Join(os.WriteFile(p, []byte(p), 0o600), os.Chtimes(p, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := stampOf(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := stampOf(path); err != nil || after == before {
+		t.Errorf("%v: %+v", err, after)
+	}
 }

@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,6 +35,7 @@ type traced struct {
 	logs     []hallmark.Digest  // of each step; "" where there is none
 	programs []build.Executable // that ran, with the steps that ran them
 	loaded   []build.Executable // compiled code of the platform that was read
+	rooms    []build.Room       // the same of the stages of Dockerfiles
 	written  []hallmark.Digest  // contents that the build wrote
 	brought  []hallmark.Digest  // contents of source and dependencies that it read
 	reasons  []hallmark.Reason
@@ -41,11 +43,22 @@ type traced struct {
 
 // traced keeps the event logs, finds out where everything that was read came
 // from, and says what speaks against the build.
-func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res build.Result, scratch string) (traced, error) {
+func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res build.Result, scratch string, c cooked) (traced, error) {
 	var out traced
 	sum := build.NewSummary()
+	sums := map[string]*build.Summary{} // of instructions of Dockerfiles
+	for _, r := range c.rooms {
+		of := build.NewSummary()
+		for _, s := range r.steps {
+			sums[s.Name] = of
+		}
+	}
 	whole := len(res.Steps) > 0
 	for _, s := range res.Steps {
+		sum := sum
+		if of := sums[s.Name]; of != nil {
+			sum = of
+		}
 		t := s.Report.Trace
 		d := hallmark.Digest("")
 		if t.Log != "" {
@@ -82,27 +95,64 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	if err != nil {
 		return out, err
 	}
-	out.programs, out.written = sum.Programs(), sum.Written()
-	describeProcesses(&out.trace, sum)
+	out.programs = sum.Programs()
+	left, err := leftIn(sandbox.Upper(scratch))
+	if err != nil {
+		return out, fmt.Errorf("reading what the build left: %w", err)
+	}
 	materials, err := b.parts.Explain(origins, sum)
 	if err != nil {
 		return out, err
 	}
+	out.loaded = loaded(materials)
+	parts := []part{{sum: sum, materials: materials, left: left}}
+	for _, r := range c.rooms {
+		if len(r.steps) == 0 {
+			continue
+		}
+		p, err := b.roomPart(in, r, sums[r.steps[0].Name], c.origins, known)
+		if err != nil {
+			return out, err
+		}
+		out.rooms = append(out.rooms, build.Room{Request: p.request, Executed: r.executed(p.sum), Loaded: loaded(p.materials)})
+		parts = append(parts, p)
+	}
 	if err := known.Save(); err != nil {
 		return out, err
 	}
-	for _, m := range materials {
-		if m.Code && (m.Origin == build.OriginToolchain || m.Origin == build.OriginUnexplained) {
-			out.loaded = append(out.loaded, build.Executable{Path: string(m.Path), Digest: m.Digest, Step: m.Step})
-		}
-		if m.Digest != "" && (m.Origin == build.OriginSource || m.Origin == build.OriginDependency) {
-			out.brought = append(out.brought, m.Digest)
+	for _, p := range parts {
+		describeProcesses(&out.trace, p.sum)
+		out.written = append(out.written, p.sum.Written()...)
+		for _, m := range p.materials {
+			if m.Digest != "" && (m.Origin == build.OriginSource || m.Origin == build.OriginDependency) {
+				out.brought = append(out.brought, m.Digest)
+			}
 		}
 	}
-	if err := out.materials(ctx, b.stores, sum, materials, b.home.params.Unexplained); err != nil {
+	if err := out.materials(ctx, b.stores, parts, b.home.params.Unexplained); err != nil {
 		return out, err
 	}
-	return out, b.products(ctx, &out, sum, sandbox.Upper(scratch), whole)
+	return out, b.products(ctx, &out, parts, whole)
+}
+
+// loaded is the compiled code of the platform that was read, executed or not.
+func loaded(materials []build.Material) []build.Executable {
+	var out []build.Executable
+	for _, m := range materials {
+		if m.Code && (m.Origin == build.OriginToolchain || m.Origin == build.OriginUnexplained) {
+			out = append(out, build.Executable{Path: string(m.Path), Digest: m.Digest, Step: m.Step})
+		}
+	}
+	return out
+}
+
+// part is what one room of a build was seen to do: that of its steps, or one
+// stage of a Dockerfile.
+type part struct {
+	sum       *build.Summary
+	materials []build.Material
+	left      map[build.Raw]hallmark.Digest
+	request   build.Request
 }
 
 // keepLog makes one event log a blob and takes it into the summary.
@@ -198,7 +248,14 @@ func shorten(args []build.Raw) []string {
 
 // materials keeps the list of everything that was read; files of no known origin
 // speak against the build unless they may.
-func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary, all []build.Material, unexplained bool) error {
+func (out *traced) materials(ctx context.Context, st *stores, parts []part, unexplained bool) error {
+	var all []build.Material
+	for _, p := range parts {
+		all = append(all, p.materials...)
+	}
+	slices.SortStableFunc(all, func(a, b build.Material) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Digest, b.Digest))
+	})
 	m, err := build.Collate(all)
 	if err != nil {
 		return err
@@ -228,19 +285,26 @@ func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary
 		told++
 		out.reasons = append(out.reasons, notExplained(u))
 	}
+	for _, p := range parts {
+		out.unstable(p)
+	}
+	return nil
+}
+
+// unstable tells of files that changed after they were read.
+func (out *traced) unstable(p part) {
 	before := map[build.Raw]bool{}
-	for _, m := range all {
+	for _, m := range p.materials {
 		if m.Origin != build.OriginBuild {
 			before[m.Path] = true
 		}
 	}
-	for _, u := range sum.Unstable[:min(len(sum.Unstable), maxNamed)] {
+	for _, u := range p.sum.Unstable[:min(len(p.sum.Unstable), maxNamed)] {
 		out.trace.Unstable = append(out.trace.Unstable, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest})
 		if before[u.Path] {
 			out.reasons = append(out.reasons, hallmark.Reason{Code: hallmark.CodeInputUnstable, Check: "build", Message: fmt.Sprintf("step %s: %s changed after it was hashed for its reader", u.Step, text(u.Path)), Fix: "find who writes to it while the build reads it"})
 		}
 	}
-	return nil
 }
 
 // notExplained is what speaks against a build that read a file of no known origin.
@@ -278,14 +342,16 @@ func (out *traced) undeclared(all []build.Material, groups []build.Group) {
 	}
 }
 
-func (b *builder) products(ctx context.Context, out *traced, sum *build.Summary, upper string, whole bool) error {
-	left, err := leftIn(upper)
-	if err != nil {
-		return fmt.Errorf("reading what the build left: %w", err)
-	}
-	list, n, untraced, err := build.Products(sum, left)
-	if err != nil {
-		return err
+func (b *builder) products(ctx context.Context, out *traced, parts []part, whole bool) error {
+	var list []byte
+	var n int
+	var untraced []build.Raw
+	for _, p := range parts {
+		lines, some, not, err := build.Products(p.sum, p.left)
+		if err != nil {
+			return err
+		}
+		list, n, untraced = append(list, lines...), n+some, append(untraced, not...)
 	}
 	d, err := b.stores.blobs.Put(ctx, list)
 	if err != nil {
@@ -488,6 +554,14 @@ func nodePackage(host, p string) (string, bool) {
 	return packageurl.NewPackageURL("npm", scope, name, pkg.Version, nil, "").ToString(), true
 }
 
+// imagePURL names an image as a package; nothing has no name.
+func imagePURL(ref build.ImageRef) string {
+	if ref.Digest == "" {
+		return ""
+	}
+	return packageurl.NewPackageURL("oci", "", path.Base(ref.Name), string(ref.Digest), nil, "").ToString()
+}
+
 // packages finds the package of the toolchain that a file belongs to, by its path
 // without the leading slash, and compares its bytes with what that declares. Every
 // file of an image is the image's (imageHolds says which those are): where no
@@ -497,8 +571,7 @@ func (k kit) packages(known *toolchain.Contents) (owner func(string) (string, bo
 	image := ""
 	if k.chain.Root != "" {
 		cfg = toolchain.Config{Root: k.chain.Root}
-		base := path.Base(k.ref.Name)
-		image = packageurl.NewPackageURL("oci", "", base, string(k.ref.Digest), nil, "").ToString()
+		image = imagePURL(k.ref)
 	} else if strings.HasPrefix(cfg.GoRoot, "/usr/") && !strings.HasPrefix(cfg.GoRoot, "/usr/local/") {
 		cfg.GoRoot = "" // a package of the platform
 	}

@@ -84,18 +84,20 @@ func (h *Home) repositoryURI(name string) string {
 }
 
 // settle makes a reference and the log agree: what was logged and did not happen
-// is carried out where that is still possible, and else logged as void.
-func (s *Server) settle(ctx context.Context, repository, ref string) error {
+// is carried out where that is still possible, and else logged as void. own is the
+// transition that the caller knows to be over; of any other one the move may be
+// under way. "" is any, for who knows that nothing is.
+func (s *Server) settle(ctx context.Context, repository, ref string, own hallmark.Digest) error {
 	dir := filepath.Join(s.home.Repositories(), repository+".git")
 	last, err := s.home.lastTransition(ctx, s.uri(repository), ref)
-	if err != nil || last.Statement == "" {
+	if err != nil || last.Statement == "" || own != "" && last.Statement != own {
 		return err
 	}
 	is, err := gitcli.Value(ctx, dir, ref)
 	if err != nil || is == last.New || strings.Trim(is+last.New, "0") == "" {
 		return err
 	}
-	if is == last.Old || strings.Trim(is+last.Old, "0") == "" {
+	if !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "") {
 		if err := gitcli.Move(ctx, dir, ref, last.New, is); err == nil {
 			s.log.Warn("a logged transition was carried out late", "repository", repository, "ref", ref, "new", last.New)
 			return nil
@@ -144,7 +146,7 @@ func (s *Server) recover(ctx context.Context) error {
 		}
 	}
 	for r := range refs {
-		err := s.settle(ctx, r[0], r[1])
+		err := s.settle(ctx, r[0], r[1], "")
 		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {
 			s.log.Error("a reference was moved outside of the gate; pushes to it are refused", "repository", r[0], "ref", r[1], "error", err.Error())
 			continue

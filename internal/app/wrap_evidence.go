@@ -130,7 +130,7 @@ func (e *wrapEvidence) trace(ctx context.Context, rep sandbox.Report) (traced, h
 		return out, "", err
 	}
 	all := onHost(explained, sum, rep.StartedOn)
-	if err := out.materials(ctx, e.home.stores, sum, all, true); err != nil {
+	if err := out.materials(ctx, e.home.stores, []part{{sum: sum, materials: all}}, true); err != nil {
 		return out, "", err
 	}
 	left, err := leftOf(sum)

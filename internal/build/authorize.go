@@ -53,6 +53,15 @@ type Executable struct {
 	Path   string // absolute, inside the sandbox
 	Digest hallmark.Digest
 	Step   string
+	Made   bool // it lay where only the platform's programs are, but was put there by the build
+}
+
+// Room is one more place that programs of a build ran in, beside that of its
+// steps: an image that instructions of a Dockerfile run in.
+type Room struct {
+	Request  Request
+	Executed []Executable
+	Loaded   []Executable // compiled code of the image that was read
 }
 
 // Facts are what the build policy judges.
@@ -65,7 +74,8 @@ type Facts struct {
 	Tools         []string // of the machine, NAME=HEX
 	TraceWhole    bool     // every step's trace tells everything
 	Executed      []Executable
-	Loaded        []Executable      // compiled code of the platform that was read, executed or not
+	Loaded        []Executable // compiled code of the platform that was read, executed or not
+	Rooms         []Room
 	Written       []hallmark.Digest // of files that the steps closed after they could write to them
 	Brought       []hallmark.Digest // of files of source and dependencies that were read
 	Artifacts     int
@@ -104,7 +114,16 @@ func (p Policy) permitted(f Facts) []hallmark.Reason {
 			Fix: "hallmark doctor says whether a tracing agent can attach here; build where one can",
 		}}
 	}
-	return append(rule.programs(f.Executed, f.Written, f.Brought), rule.libraries(f.Loaded, f.Executed)...)
+	out := append(rule.programs(f.Executed, f.Written, f.Brought), rule.libraries(f.Loaded, f.Executed)...)
+	for _, r := range f.Rooms {
+		rule, refused := p.Permit(r.Request)
+		if refused != nil {
+			return append(out, *refused)
+		}
+		out = append(out, rule.programs(r.Executed, f.Written, f.Brought)...)
+		out = append(out, rule.libraries(r.Loaded, r.Executed)...)
+	}
+	return out
 }
 
 // programs judges what was executed. A program in a writable place came with
@@ -121,16 +140,17 @@ func (r Rule) programs(executed []Executable, written, brought []hallmark.Digest
 		came[d] = false
 	}
 	for _, x := range executed {
+		made := x.Made || inWritable(x.Path)
 		switch first := !seen[x]; {
 		case !first:
 			continue
-		case inWritable(x.Path) && !came[x.Digest]:
+		case made && !came[x.Digest]:
 			if !r.Built {
 				out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "which the build wrote itself"))
 			}
 		case !r.Built && isLoader(x.Path) && !slices.Contains(r.Digests, x.Digest):
 			out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "a loader, which runs whatever program it is told to, one that the build wrote too"))
-		case inWritable(x.Path), r.AnyTool, slices.Contains(r.Digests, x.Digest):
+		case made, r.AnyTool, slices.Contains(r.Digests, x.Digest):
 		case len(r.Programs[x.Path]) == 0:
 			out = append(out, r.refuse(hallmark.CodeBuildTool, x, "tools.inventory", "which the inventory does not list"))
 		case !slices.Contains(r.Programs[x.Path], x.Digest):

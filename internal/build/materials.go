@@ -87,6 +87,9 @@ type Origins struct {
 	// Empty are directories that held nothing when the build began: what is read
 	// there was made by the build.
 	Empty []string
+	// Known says where a content came from that the control plane put into the room
+	// itself, or that an earlier one left; nil knows nothing.
+	Known func(d hallmark.Digest) (o Origin, purl string, ok bool)
 }
 
 // Explain finds the origin of everything that was read.
@@ -135,7 +138,10 @@ func (m *Material) inspect(place *Place, rest string) error {
 }
 
 func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string, *Place, string) {
-	rel, inside := below(string(r.Path), o.Workspace)
+	rel, inside := "", false
+	if o.Workspace != "" {
+		rel, inside = below(string(r.Path), o.Workspace)
+	}
 	_, exported := o.Source[rel]
 	if inside && r.Digest != "" && (o.Source[rel] == r.Digest || !exported && source[r.Digest]) {
 		return OriginSource, "", nil, "" // under its own name, or one that the build gave it
@@ -156,6 +162,11 @@ func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string, *
 		}
 		if purl, ok := best.Owner(rest); ok {
 			return best.Origin, purl, best, rest
+		}
+	}
+	if o.Known != nil {
+		if origin, purl, ok := o.Known(r.Digest); ok {
+			return origin, purl, nil, ""
 		}
 	}
 	// Where nothing was before, everything is the build's. Elsewhere content is its

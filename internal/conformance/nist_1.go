@@ -456,8 +456,8 @@ func nistFlow() []Requirement {
 			Text:     "The same pipeline secures a container image and a plain binary.",
 			Rule:     "a pipeline's artifacts are plain files and images (OCI layouts with the evidence as referrers); one set of checks, one policy, one verdict; the subject is the digest of a file or of an image's manifest",
 			Evidence: []Selector{provenance(), imageScan()},
-			Tests:    []string{"script/image-artifact", "internal/image.TestAssembleIsReproducible", "internal/image.TestAttachKeepsTheDigest"},
-			Limit:    "images are assembled from files over a base by digest; Dockerfiles are not built, and nothing is pushed to a registry",
+			Tests:    []string{"script/image-artifact", "script/image-dockerfile", "internal/image.TestAssembleIsReproducible", "internal/image.TestAttachKeepsTheDigest"},
+			Limit:    "nothing is pushed to a registry",
 		},
 		{
 			ID:       "N048",

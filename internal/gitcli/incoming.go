@@ -368,7 +368,8 @@ func (i *Incoming) Diff(ctx context.Context, from, to string, limit int) (string
 	if zero(from) {
 		from = emptyTree
 	}
-	cmd := i.both(ctx, "diff-tree", "-r", "-p", "--stat", "--no-ext-diff", "--no-textconv", "--no-renames", from, to)
+	// No attribute of a tree may say what is not to be shown.
+	cmd := i.both(ctx, "-c", "attr.tree="+emptyTree, "diff-tree", "-r", "-p", "--stat", "--no-ext-diff", "--no-textconv", "--no-renames", from, to)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return "", fmt.Errorf("comparing: %w", err)

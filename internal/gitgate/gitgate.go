@@ -24,7 +24,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/hallmark-sc/hallmark"
@@ -74,9 +73,6 @@ type Config struct {
 type Server struct {
 	cfg   Config
 	hooks string
-
-	mu     sync.Mutex
-	pushes map[string]int // under way, by repository
 }
 
 // New makes a server and the hooks that its git processes run.
@@ -84,7 +80,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Gate == nil || cfg.Log == nil || cfg.MaxPush <= 0 {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "git gate: gate, log or the limit of a push is missing")
 	}
-	s := &Server{cfg: cfg, hooks: filepath.Join(cfg.WorkDir, "hooks"), pushes: map[string]int{}}
+	s := &Server{cfg: cfg, hooks: filepath.Join(cfg.WorkDir, "hooks")}
 	for _, d := range []string{cfg.Dir, cfg.WorkDir, s.hooks} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("making %s: %w", d, err)
@@ -107,6 +103,10 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+// Limits on requests, when they are unpacked: of a fetch, and of what a push says
+// besides its pack.
+const maxRequest = 16 << 20
 
 // Services of git's protocol.
 const (
@@ -133,8 +133,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	dir := filepath.Join(s.cfg.Dir, name+".git")
-	// Whether a repository exists is told to nobody who may not read it.
-	d, err := s.cfg.Gate.Fetch(r.Context(), who, name, service == uploadPack && advertise)
+	// Whether a repository exists is told to nobody who may not read it. Content is
+	// given for the second request, which nobody has to begin with the first; that
+	// one names references in the older versions of the protocol.
+	d, err := s.cfg.Gate.Fetch(r.Context(), who, name, service == uploadPack && (!advertise || r.Header.Get("Git-Protocol") != "version=2"))
 	if err != nil || !d.Allowed() {
 		s.refuse(w, r, who, name, d, err)
 		return
@@ -152,7 +154,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "wrong content type", http.StatusUnsupportedMediaType)
 		return
 	}
-	body, err := content(r)
+	limit := int64(maxRequest)
+	if service == receivePack {
+		limit += s.cfg.MaxPush
+	}
+	body, err := content(r, limit)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -165,13 +171,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.receive(w, r, &Push{Caller: who, Repository: name, Dir: dir}, body)
 }
 
-// content undoes the compression that git clients use for requests.
-func content(r *http.Request) (io.Reader, error) {
+// content undoes the compression that git clients use for requests. What is
+// longer than limit then ends early, and git refuses it.
+func content(r *http.Request, limit int64) (io.Reader, error) {
 	switch r.Header.Get("Content-Encoding") {
 	case "", "identity":
-		return r.Body, nil
+		return io.LimitReader(r.Body, limit), nil
 	case "gzip", "x-gzip":
-		return gzip.NewReader(r.Body)
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		return io.LimitReader(z, limit), nil
 	}
 	return nil, errors.New("unknown content encoding")
 }

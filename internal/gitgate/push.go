@@ -25,6 +25,10 @@ import (
 // hook is the text of a hook. It speaks with the server over two named pipes of
 // the push's own; without them, as when somebody runs git in the repository by
 // hand, nothing moves.
+//
+// Git hands over names of references that it has not looked at, with line feeds
+// where a client wants them: every line of git's is marked as one, and an answer
+// names the process that asked, so that none is taken for another's.
 func hook(name string) string {
 	filter := ""
 	if name == "reference-transaction" {
@@ -33,14 +37,14 @@ func hook(name string) string {
 	return `#!/bin/sh
 ` + filter + `test -p "$HALLMARK_PUSH/ask" || { echo "references here move through hallmark serve only" >&2; exit 1; }
 {
-	printf '%s\n' ` + name + ` "${GIT_QUARANTINE_PATH-}"
-	while IFS= read -r line; do printf '%s\n' "$line"; done
+	printf '%s\n' "` + name + ` $$" "${GIT_QUARANTINE_PATH-}"
+	while IFS= read -r line; do printf 'u %s\n' "$line"; done
 	echo end
 } >"$HALLMARK_PUSH/ask" || exit 1
 while IFS= read -r line; do
 	case $line in
 	"say "*) printf '%s\n' "${line#say }" >&2 ;;
-	yes) exit 0 ;;
+	"yes $$") exit 0 ;;
 	*) exit 1 ;;
 	esac
 done <"$HALLMARK_PUSH/answer"
@@ -113,8 +117,8 @@ const (
 
 // question is what one hook asks.
 type question struct {
-	hook, quarantine string
-	updates          []source.Update
+	hook, asker, quarantine string
+	updates                 []source.Update
 }
 
 func read(in *bufio.Reader) (question, error) {
@@ -137,10 +141,12 @@ func read(in *bufio.Reader) (question, error) {
 	if len(lines) < 2 {
 		return q, errors.New("the hook said nothing")
 	}
-	q.hook, q.quarantine = lines[0], lines[1]
+	q.hook, q.asker, _ = strings.Cut(lines[0], " ")
+	q.quarantine = lines[1]
 	for _, l := range lines[2:] {
+		l, ok := strings.CutPrefix(l, "u ")
 		f := strings.SplitN(l, " ", 3)
-		if len(f) != 3 {
+		if !ok || len(f) != 3 {
 			return q, fmt.Errorf("the hook said %.80q", l)
 		}
 		q.updates = append(q.updates, source.Update{Old: f[0], New: f[1], Ref: f[2]})
@@ -151,7 +157,7 @@ func read(in *bufio.Reader) (question, error) {
 // answer serves the hooks of one push until its pipes are closed.
 func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 	in := bufio.NewReaderSize(h.ask, maxLine)
-	allowed := false
+	allowed, broken := false, false
 	for {
 		q, err := read(in)
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, io.EOF) {
@@ -164,7 +170,11 @@ func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 		}
 		verdict := "no"
 		switch {
-		case err != nil:
+		case err != nil || broken: // who could not be understood once is told nothing but no
+			allowed, broken = false, true
+			if err == nil {
+				err = errors.New("git goes on after it was not understood")
+			}
 			say(string(hallmark.CodeGateUnavailable) + ": the push could not be read: " + err.Error())
 		case q.hook == "pre-receive" && p.Updates == nil:
 			p.Quarantine, p.Updates = q.quarantine, q.updates
@@ -187,7 +197,7 @@ func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 		default:
 			say(string(hallmark.CodeGateUnavailable) + ": git asked out of turn")
 		}
-		if _, err := fmt.Fprintln(h.answer, verdict); err != nil {
+		if _, err := fmt.Fprintln(h.answer, verdict, q.asker); err != nil {
 			return
 		}
 	}

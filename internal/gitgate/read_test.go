@@ -10,14 +10,15 @@ import (
 )
 
 func FuzzRead(f *testing.F) {
-	f.Add("pre-receive\n/q\na b refs/heads/x\nend\n")
+	f.Add("pre-receive 7\n/q\nu a b refs/heads/x\nend\n")
+	f.Add("pre-receive 7\n/q\nu a b refs/heads/x\nu end\nu reference-transaction 8\nend\n")
 	f.Add("end\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		q, err := read(bufio.NewReader(strings.NewReader(text)))
 		if err != nil {
 			return
 		}
-		if q.hook == "" && !strings.HasPrefix(text, "\n") {
+		if q.hook == "" && !strings.HasPrefix(text, "\n") && !strings.HasPrefix(text, " ") {
 			t.Fatalf("no hook in %q", text)
 		}
 		for _, u := range q.updates {

@@ -42,6 +42,9 @@ const maxDepth = 1000
 func newDisk(pid int, spec Spec) (*disk, error) {
 	d := &disk{own: map[uint64]bool{}, proc: fmt.Sprintf("/proc/%d/root/proc", pid)}
 	for _, name := range []string{"/tmp", "/dev/shm"} {
+		if spec.Root != nil && name == "/tmp" {
+			continue // it is part of the root
+		}
 		if slices.ContainsFunc(spec.Mounts, func(m Mount) bool { return m.Target == name }) {
 			continue // a host directory lies over it
 		}
@@ -61,6 +64,9 @@ func newDisk(pid int, spec Spec) (*disk, error) {
 	}
 	if w := spec.Workspace; w != nil {
 		d.dirs = append(d.dirs, w.Scratch)
+	}
+	if r := spec.Root; r != nil {
+		d.dirs = append(d.dirs, r.Scratch)
 	}
 	for _, l := range spec.Layers {
 		d.dirs = append(d.dirs, l.Scratch)

@@ -52,8 +52,11 @@ type PushConfig struct {
 	Incoming Incoming
 	Verify   func(signature, signed []byte, at time.Time) Verdict
 	// Same reports whether an address of a commit is one of a principal's own.
-	Same      func(principal, address string) bool
-	Known     []string // commits whose history is in the store and was judged
+	Same  func(principal, address string) bool
+	Known []string // commits whose history is in the store and was judged
+	// Every names references to which every commit is judged that is new to them,
+	// known or not: what stands on another branch may be there by other rules.
+	Every     map[string]bool
 	Clock     func() time.Time
 	Binaries  []hallmark.Digest // compiled code that may be in a tree
 	MaxFile   int64             // bytes of one file; 0 is refused
@@ -73,7 +76,8 @@ type PushFacts struct {
 	Commits []PushedCommit
 	Objects int
 	Bytes   int64
-	Paths   []string // changed by the new commits, each once
+	Paths   []string          // changed by the new commits, each once
+	Tips    map[string]string // the commit that each reference would show
 	Reasons []hallmark.Reason
 }
 
@@ -85,6 +89,7 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 	if cfg.MaxFile <= 0 || cfg.MaxReason <= 0 {
 		return j.facts, hallmark.Errorf(hallmark.KindInternal, "judging a push: no limit on files or reasons")
 	}
+	j.facts.Tips = map[string]string{}
 	reachable := map[string]bool{}
 	var order []string
 	for _, u := range updates {
@@ -95,7 +100,12 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 		if err != nil {
 			return j.facts, err
 		}
-		commits, err := cfg.Incoming.Commits(ctx, tip, append(slices.Clone(cfg.Known), u.Old))
+		j.facts.Tips[u.Ref] = tip
+		without := append(slices.Clone(cfg.Known), u.Old)
+		if cfg.Every[u.Ref] && !u.Creates() {
+			without = []string{u.Old}
+		}
+		commits, err := cfg.Incoming.Commits(ctx, tip, without)
 		if err != nil {
 			return j.facts, fmt.Errorf("listing what %s would show: %w", u.Ref, err)
 		}
@@ -279,7 +289,7 @@ func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 	links := map[string][]string{}
 	err := j.cfg.Incoming.Changes(ctx, commits, func(e Entry) error {
 		paths[e.Path] = true
-		if e.Mode == "120000" && len(links[e.ID]) < 1000 {
+		if e.Mode == "120000" {
 			links[e.ID] = append(links[e.ID], e.Path)
 		}
 		return nil
@@ -305,6 +315,8 @@ func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 	return nil
 }
 
+const gitDirectory = "stands for a git directory"
+
 // DangerousName says what is wrong with the name of a file, or "".
 func DangerousName(name string) string {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\") {
@@ -324,7 +336,7 @@ func DangerousName(name string) string {
 	}, name), ". "))
 	base, _, _ := strings.Cut(flat, ":") // streams of NTFS
 	if base == ".git" || strings.HasPrefix(base, "git~") || strings.TrimRight(base, ". ") == ".git" {
-		return "stands for a git directory"
+		return gitDirectory
 	}
 	if strings.HasPrefix(name, "-") {
 		return "begins as an option of a program"
@@ -354,7 +366,7 @@ func Fold(name string) string {
 
 // StaysInside reports whether a link at p leads to a place in the tree, also
 // through other links: ".." may only come first, where it climbs real
-// directories.
+// directories. What git keeps of its own in a work tree is not in the tree.
 func StaysInside(p, target string) bool {
 	if target == "" || path.IsAbs(target) || strings.ContainsRune(target, 0) {
 		return false
@@ -369,6 +381,9 @@ func StaysInside(p, target string) bool {
 				return false
 			}
 		default:
+			if why := DangerousName(part); why == gitDirectory {
+				return false
+			}
 			down = true
 		}
 	}

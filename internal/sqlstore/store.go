@@ -265,18 +265,21 @@ func (s *Store) BundleOf(ctx context.Context, statement hallmark.Digest) (hallma
 	return hallmark.Digest(b), true, nil
 }
 
+// inOrder is the order of the log: signing times have seconds only.
+const inOrder = " ORDER BY s.at, (SELECT max(l.at) FROM leaf l WHERE l.statement = s.digest), s.digest"
+
 // Statements returns the statements about a subject ("algorithm:value"), or all
-// for "", oldest first.
+// for "", oldest first, and in the order of the log where times are equal.
 func (s *Store) Statements(ctx context.Context, subject string) ([]Row, error) {
 	if subject != "" {
-		return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ? ORDER BY s.at, s.digest", subject)
+		return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ?"+inOrder, subject)
 	}
-	return s.list(ctx, "SELECT digest, bundle, predicate, signer, at FROM statement ORDER BY at, digest")
+	return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s"+inOrder)
 }
 
 // OfPredicate returns the statements of a predicate type, oldest first.
 func (s *Store) OfPredicate(ctx context.Context, predicate string) ([]Row, error) {
-	return s.list(ctx, "SELECT digest, bundle, predicate, signer, at FROM statement WHERE predicate = ? ORDER BY at, digest", predicate)
+	return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s WHERE s.predicate = ?"+inOrder, predicate)
 }
 
 func (s *Store) list(ctx context.Context, q string, args ...any) ([]Row, error) {

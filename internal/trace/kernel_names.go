@@ -134,11 +134,21 @@ func (n *names) mark(at string, m mounted) error {
 	return n.walk(fd, id, m.id, &directory{path: m.path})
 }
 
+// elsewhere reports whether a file is surely not on a mount.
+func elsewhere(fd, mount int) bool {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st)
+	return err == nil && st.Mask&unix.STATX_MNT_ID != 0 && st.Mnt_id != uint64(mount) //nolint:gosec // the kernel numbers mounts from one
+}
+
 // walk learns the directories that are there already: what is done in one can be
 // told too late to ask for its name, and an overlay does not say which directory
 // it removed.
 func (n *names) walk(fd int, system systemID, mount int, d *directory) error {
 	h, on, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if errors.Is(err, unix.EOPNOTSUPP) && elsewhere(fd, mount) {
+		return nil // such as /proc in a root that can be written to
+	}
 	if err != nil {
 		return fmt.Errorf("naming %s: %w", d.text(), err)
 	}
