@@ -6,7 +6,6 @@ package gitgate
 import (
 	"bufio"
 	"bytes"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
