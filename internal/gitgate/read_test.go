@@ -49,7 +49,6 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-
 // TestAnnounced: what a push asks for is read before git sees it, and the request
 // stays whole.
 func TestAnnounced(t *testing.T) {
