@@ -38,8 +38,8 @@ require (
 	golang.org/x/mod v0.42.0 // signed notes, go.mod
 	golang.org/x/sync v0.24.0 // errgroup
 	golang.org/x/sys v0.49.0 // namespaces, seccomp
-	golang.org/x/text v0.43.0 // normal forms: names that file systems take for one
 	golang.org/x/term v0.47.0 // is it a terminal
+	golang.org/x/text v0.43.0 // normal forms: names that file systems take for one
 	golang.org/x/tools v0.52.0 // loading Go packages for SAST
 	google.golang.org/protobuf v1.36.12 // Sigstore messages
 	modernc.org/sqlite v1.61.1 // the index, without cgo
