@@ -88,11 +88,11 @@ func (i *Incoming) Objects(ctx context.Context, fn func(source.Object) error) er
 
 // readNext reads an object whose name is not known before; io.EOF is the end.
 func readNext(in *bufio.Reader) (Object, error) {
-	header, err := in.Peek(1)
-	if err != nil {
+	if _, err := in.Peek(1); err != nil {
 		return Object{}, err
 	}
-	if header, err = in.Peek(64); err != nil && !errors.Is(err, io.EOF) {
+	header, err := in.Peek(64)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return Object{}, err
 	}
 	id, _, _ := strings.Cut(string(header), " ")
