@@ -68,10 +68,6 @@ func goLib(word string) string {
 	return "package lib\n\n// Word is what the library is known by.\nfunc Word() string { return \"" + word + "-word-of-the-library\" }\n"
 }
 
-func writeGo(file, pkg, word string) string {
-	return "printf 'package " + pkg + "\\nconst Word = \"" + word + "\"\\n' > " + file
-}
-
 // influence is a build of the attacker before one of the victim's.
 type influence struct {
 	name, share string // what the two share without the control
