@@ -268,6 +268,7 @@ func sharedTmp(ctx context.Context, g *ground, c Control) (effect, error) {
 		p.Engine = func(place app.BuildPlace) build.Engine {
 			engine := real(place)
 			other := place
+			other.Layers = nil // of the victim's build, which holds them
 			other.Scratch = g.path("shared", fmt.Sprint("tmp-scratch-", c))
 			err := sandbox.NewScratch(other.Scratch, place.HostID)
 			if c == Off {
