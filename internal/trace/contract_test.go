@@ -39,6 +39,9 @@ func place(t *testing.T, s *sandbox.Spec, files map[string]string) {
 			t.Fatal(err)
 		}
 	}
+	// The kernel leaves the overlay's own directory without any mode, and an ordinary
+	// user could not remove it.
+	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "scratch", "work", "work"), 0o700) })
 	src := filepath.Join(dir, "src")
 	for name, text := range files {
 		at := filepath.Join(src, name)
