@@ -17,6 +17,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/sign"
@@ -118,6 +119,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	done := func() {
 		s.signer.end()
 		if lock != nil {
+			if err := durable.RemoveTree(s.work); err != nil {
+				cfg.Log.Warn("the work directory of the server stays", "error", err.Error())
+			}
 			lock.Close()
 		}
 		h.Close()

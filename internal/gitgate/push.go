@@ -11,52 +11,43 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/source"
 )
 
-// hook is the text of a hook. It speaks with the server over two named pipes of
-// the push's own; without them, as when somebody runs git in the repository by
-// hand, nothing moves.
+// hook is the text of a hook. It speaks with the server over two pipes that git
+// passes on, so that each sees at once when the other is gone; without them, as
+// when somebody runs git in the repository by hand, nothing moves.
 func hook(name string) string {
 	filter := ""
 	if name == "reference-transaction" {
 		filter = "case $1 in prepared) ;; *) exit 0 ;; esac\n"
 	}
 	return `#!/bin/sh
-` + filter + `test -p "$HALLMARK_PUSH/ask" || { echo "references here move through hallmark serve only" >&2; exit 1; }
+` + filter + `test "${HALLMARK_PUSH-}" = 3,4 || { echo "references here move through hallmark serve only" >&2; exit 1; }
 {
 	printf '%s\n' ` + name + ` "${GIT_QUARANTINE_PATH-}"
 	while IFS= read -r line; do printf '%s\n' "$line"; done
 	echo end
-} >"$HALLMARK_PUSH/ask" || exit 1
+} >&3 || exit 1
 while IFS= read -r line; do
 	case $line in
 	"say "*) printf '%s\n' "${line#say }" >&2 ;;
 	yes) exit 0 ;;
 	*) exit 1 ;;
 	esac
-done <"$HALLMARK_PUSH/answer"
+done <&4
 exit 1
 `
 }
 
 // receive runs one push.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body io.Reader) {
-	dir, err := os.MkdirTemp(s.cfg.WorkDir, "push-")
-	if err != nil {
-		s.refuse(w, r, p.Caller, p.Repository, hallmark.Decision{}, err)
-		return
-	}
-	defer os.RemoveAll(dir)
-	h, err := openPipes(dir)
+	h, err := openPipes()
 	if err != nil {
 		s.refuse(w, r, p.Caller, p.Repository, hallmark.Decision{}, err)
 		return
@@ -69,7 +60,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 		s.answer(ctx, h, p)
 	}()
 	cmd := s.git(ctx, r, p.Dir, "receive-pack", "--stateless-rpc", p.Dir)
-	cmd.Env = append(cmd.Env, "HALLMARK_PUSH="+dir)
+	cmd.Env = append(cmd.Env, "HALLMARK_PUSH=3,4")
+	cmd.ExtraFiles = h.theirs[:]
 	whole := s.serve(ctx, w, cmd, body)
 	cancel()
 	h.close()
@@ -80,29 +72,31 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 	abort(whole)
 }
 
-// pipes are the two ends that this process has; it holds both ends of each, so
-// that no hook's end ends them.
-type pipes struct{ ask, answer *os.File }
+// pipes are those between this process and the hooks of one push. Nobody else has
+// our ends, and git and its hooks have theirs as descriptors 3 and 4.
+type pipes struct {
+	ask, answer *os.File // ours
+	theirs      [2]*os.File
+}
 
-func openPipes(dir string) (*pipes, error) {
-	var out [2]*os.File
-	for i, name := range []string{"ask", "answer"} {
-		path := filepath.Join(dir, name)
-		if err := unix.Mkfifo(path, 0o600); err != nil {
-			return nil, fmt.Errorf("making the pipes of a push: %w", err)
-		}
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("opening the pipes of a push: %w", err)
-		}
-		out[i] = os.NewFile(uintptr(fd), path)
+func openPipes() (*pipes, error) {
+	ask, askEnd, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making the pipes of a push: %w", err)
 	}
-	return &pipes{out[0], out[1]}, nil
+	answerEnd, answer, err := os.Pipe()
+	if err != nil {
+		ask.Close()
+		askEnd.Close()
+		return nil, fmt.Errorf("making the pipes of a push: %w", err)
+	}
+	return &pipes{ask: ask, answer: answer, theirs: [2]*os.File{askEnd, answerEnd}}, nil
 }
 
 func (h *pipes) close() {
-	h.ask.Close()
-	h.answer.Close()
+	for _, f := range []*os.File{h.ask, h.answer, h.theirs[0], h.theirs[1]} {
+		f.Close()
+	}
 }
 
 // Limits on what a hook may ask.
