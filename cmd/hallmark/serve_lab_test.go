@@ -27,6 +27,7 @@ type serveLab struct {
 
 const labRules = `[
   {"name": "main", "repositories": ["**"], "refs": ["refs/heads/main"], "history": "descend", "approvals": "1"},
+  {"name": "passing", "repositories": ["**"], "refs": ["refs/heads/passing/**"], "history": "rewrite", "approvals": "0"},
   {"name": "branches", "repositories": ["**"], "refs": ["refs/heads/**"], "history": "descend", "approvals": "0"}
 ]`
 

@@ -74,6 +74,19 @@ func TestServeMany(t *testing.T) {
 		}
 	}
 	l.agree()
+	// One push after the other, as fast as the client goes: what is settled at the
+	// end of one must not undo the next.
+	for i := range 10 {
+		ref := fmt.Sprintf("refs/heads/passing/%d", i)
+		l.program(l.path("app"), "git", "push", "-q", l.remote("alice"), commits[0]+":"+ref)
+		l.program(l.path("app"), "git", "push", "-q", l.remote("alice"), ":"+ref)
+	}
+	l.agree()
+	for i := range 10 {
+		if got := l.at(fmt.Sprintf("refs/heads/passing/%d", i)); got != "" {
+			t.Errorf("a deleted branch came back at %s", got)
+		}
+	}
 	l.stop()
 	l.gone()
 	if out := l.must("log", "fsck"); !strings.Contains(out, " 0 problems") {

@@ -20,6 +20,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
@@ -43,10 +44,12 @@ type Server struct {
 	git    *gitgate.Server
 	tool   hallmark.Tool
 	room   *room
-	key    []byte // of fingerprints
+	spare  *spareWorker // for the secrets of pushes
+	key    []byte       // of fingerprints
 	work   string
 
 	counters counters
+	locks    refLocks
 
 	mu    sync.RWMutex
 	state *rules
@@ -88,6 +91,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
+	s.spare.prepare()
 	url := "https://" + l.Addr().String()
 	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin())
 	if cfg.Ready != nil {
@@ -118,6 +122,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	var lock *os.File
 	done := func() {
 		s.signer.end()
+		if s.spare != nil {
+			s.spare.close()
+		}
 		if lock != nil {
 			if err := durable.RemoveTree(s.work); err != nil {
 				cfg.Log.Warn("the work directory of the server stays", "error", err.Error())
@@ -150,6 +157,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		s.room = &room{box: box, hostID: sandbox.HostID(), work: s.work, params: h.params}
+		s.spare = &spareWorker{room: s.room, args: []string{secrets.JobName}, log: cfg.Log}
 		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush()})
 		return err
 	}()

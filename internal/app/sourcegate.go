@@ -4,15 +4,16 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -99,7 +100,13 @@ type considered struct {
 	last   map[string]lastTransition // by ref
 	on     time.Time
 	done   map[string]bool // recorded, by ref
+	locked []lockedRef     // of the transaction under way
 	held   bool            // it waits for maintainers
+}
+
+type lockedRef struct {
+	ref    string
+	unlock func()
 }
 
 // Consider judges a push while its objects are in quarantine.
@@ -197,9 +204,12 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		case !ok:
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefUnprotected, Check: "access", Message: "no rule of the policy is for " + u.Ref + " of " + p.Repository + ", so nothing may move it",
 				Missing: "a rule of references that fits", Fix: "hallmark access refs --set FILE"})
-		case last.New != u.Old && !(last.New == "" && u.Creates()):
-			out = append(out, hallmark.Reason{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s: it was moved outside of the gate", u.Ref, u.Old, orNone(last.New)),
-				Fix: "find out who moved it; hallmark source verify shows what differs"})
+		case !at(last, u.Old):
+			reason, err := g.elsewhere(ctx, p, c, u)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, reason)
 		case tag:
 			out = append(out, tagReasons(u, last)...)
 		case c.held:
@@ -211,6 +221,34 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		}
 	}
 	return out, nil
+}
+
+// at reports whether the log says that a reference is at a revision.
+func at(last lastTransition, id string) bool {
+	return last.New == id || last.New == "" && strings.Trim(id, "0") == ""
+}
+
+// elsewhere says why a reference is not where a push wants to move it from: another
+// push was faster, or somebody went round the gate.
+func (g *sourceGate) elsewhere(ctx context.Context, p *gitgate.Push, c *considered, u source.Update) (hallmark.Reason, error) {
+	unlock, err := g.s.locks.lock(ctx, p.Repository, u.Ref) // nothing is logged and not yet done then
+	if err != nil {
+		return hallmark.Reason{}, err
+	}
+	defer unlock()
+	last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
+	if err != nil {
+		return hallmark.Reason{}, err
+	}
+	is, err := gitcli.Value(ctx, p.Dir, u.Ref)
+	if err != nil {
+		return hallmark.Reason{}, err
+	}
+	if at(last, is) {
+		return hallmark.Reason{Code: hallmark.CodeRefBusy, Check: "source", Message: fmt.Sprintf("%s moved to %s while this was pushed", u.Ref, is), Fix: "fetch, and push again"}, nil
+	}
+	return hallmark.Reason{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s: it was moved outside of the gate", u.Ref, is, orNone(last.New)),
+		Fix: "find out who moved it; hallmark source verify shows what differs"}, nil
 }
 
 func orNone(id string) string {
@@ -241,17 +279,12 @@ func tagReasons(u source.Update, last lastTransition) []hallmark.Reason {
 const (
 	maxPushedFile = 100 << 20
 	maxSameReason = 10
-	knownTips     = 200
 )
 
 // gather looks at history, commits, objects and secrets.
 func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming, say func(string)) ([]hallmark.Reason, error) {
 	var out []hallmark.Reason
-	heads, err := gitcli.Refs(ctx, p.Dir, "refs/heads", "refs/tags")
-	if err != nil {
-		return nil, err
-	}
-	var known []string
+	heads := sync.OnceValues(func() (map[string]string, error) { return gitcli.Refs(ctx, p.Dir, "refs/heads", "refs/tags") })
 	for _, u := range p.Updates {
 		reasons, err := g.history(ctx, u, c.rule[u.Ref], heads, in)
 		if err != nil {
@@ -259,12 +292,16 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 		}
 		out = append(out, reasons...)
 	}
-	for name, id := range heads {
-		if len(known) < knownTips && strings.HasPrefix(name, "refs/heads/") {
-			known = append(known, id)
+	known := func(context.Context) ([]string, error) {
+		all, err := heads()
+		var ids []string
+		for name, id := range all {
+			if strings.HasPrefix(name, "refs/heads/") {
+				ids = append(ids, id)
+			}
 		}
+		return ids, err
 	}
-	slices.Sort(known)
 	say("looking at what was pushed")
 	facts, err := source.JudgePush(ctx, source.PushConfig{
 		Incoming: in, Verify: c.rules.signers, Same: c.rules.same, Known: known, Clock: now, Binaries: c.rules.binaries, MaxFile: maxPushedFile, MaxReason: maxSameReason,
@@ -280,15 +317,34 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	}
 	c.checks = append(c.checks, rec)
 	if rec.Outcome != hallmark.Pass {
-		out = append(out, pushedSecrets(rec, found)...)
+		objects := map[string]bool{}
+		for _, f := range found {
+			objects[f.Object] = true
+		}
+		var commits []string
+		for _, pc := range facts.Commits {
+			commits = append(commits, pc.Commit)
+		}
+		places, err := source.Places(ctx, in, commits, objects)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range commits {
+			places[id] = source.Place{Commit: id, Path: "message or header"}
+		}
+		out = append(out, pushedSecrets(rec, found, places)...)
 	}
 	return out, nil
 }
 
 // history wants branches to go forward, and names that are not taken.
-func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.RefRule, heads map[string]string, in *gitcli.Incoming) ([]hallmark.Reason, error) {
+func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.RefRule, heads func() (map[string]string, error), in *gitcli.Incoming) ([]hallmark.Reason, error) {
 	if u.Creates() {
-		for name := range heads {
+		all, err := heads()
+		if err != nil {
+			return nil, err
+		}
+		for name := range all {
 			other := strings.HasPrefix(name, "refs/tags/") != strings.HasPrefix(u.Ref, "refs/tags/")
 			_, a, _ := strings.Cut(strings.TrimPrefix(name, "refs/"), "/")
 			_, b, _ := strings.Cut(strings.TrimPrefix(u.Ref, "refs/"), "/")
@@ -317,6 +373,9 @@ func (o incomingObjects) Each(ctx context.Context, _ string, fn func(secrets.Obj
 		if b.Type == "tree" {
 			return nil
 		}
+		if b.Data == nil && b.Size > 0 {
+			return hallmark.Errorf(hallmark.KindInvalid, "object %s has %d bytes, more than can be looked at", b.ID, b.Size)
+		}
 		return fn(secrets.Object{ID: b.ID, Type: b.Type, Data: b.Data})
 	})
 }
@@ -333,12 +392,12 @@ func (g *sourceGate) secrets(ctx context.Context, p *gitgate.Push, c *considered
 		return hallmark.CheckRecord{Check: "secrets", Outcome: hallmark.Pass, Revision: rev, StartedOn: c.on, FinishedOn: c.on, Tool: g.s.tool, Coverage: &hallmark.Coverage{}}, nil, nil
 	}
 	return secrets.Scan(ctx, secrets.Config{
-		Worker: g.s.room, Key: g.s.key, Thresholds: scan.Thresholds{Severity: params.Severity, Confidence: params.Confidence}, Clock: now, Tool: g.s.tool, Wall: scanWall,
+		Worker: g.s.spare, Key: g.s.key, Thresholds: scan.Thresholds{Severity: params.Severity, Confidence: params.Confidence}, Clock: now, Tool: g.s.tool, Wall: scanWall,
 	}, rev, incomingObjects{in})
 }
 
 // pushedSecrets names each finding's place, never its value.
-func pushedSecrets(rec hallmark.CheckRecord, found []hallmark.Finding) []hallmark.Reason {
+func pushedSecrets(rec hallmark.CheckRecord, found []hallmark.Finding, places map[string]source.Place) []hallmark.Reason {
 	if len(found) == 0 || rec.Outcome == hallmark.Errored {
 		return rec.Reasons
 	}
@@ -349,8 +408,8 @@ func pushedSecrets(rec hallmark.CheckRecord, found []hallmark.Finding) []hallmar
 			break
 		}
 		out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets",
-			Message: fmt.Sprintf("%s (%s) in object %s, line %d", f.Message, f.Rule, f.Object, f.Line),
-			Fix:     "revoke it, take it out of every commit that has it (git rebase -i, or git filter-repo), and push again; git log --all --find-object=" + f.Object + " shows where it is"})
+			Message: fmt.Sprintf("%s (%s) in %s, line %d (object %s)", f.Message, f.Rule, places[f.Object], f.Line, f.Object),
+			Fix:     "revoke it, take it out of every commit that has it (git rebase -i, or git filter-repo), and push again"})
 	}
 	return out
 }
@@ -399,15 +458,50 @@ func codesOf(reasons []hallmark.Reason) []string {
 	return out
 }
 
-// Record makes an allowed transition evidence; git holds the reference's lock.
-func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, u source.Update) error {
+// Record makes allowed transitions evidence; git holds the references' locks.
+func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, updates []source.Update) error {
 	c, ok := p.State.(*considered)
 	if !ok {
 		return hallmark.Errorf(hallmark.KindInternal, "nothing was decided of this push")
 	}
-	if c.done[u.Ref] {
+	fresh := slices.DeleteFunc(slices.Clone(updates), func(u source.Update) bool { return c.done[u.Ref] })
+	if len(fresh) == 0 {
 		return nil
 	}
+	g.settle(p, c)
+	for _, u := range fresh {
+		unlock, err := g.s.locks.lock(ctx, p.Repository, u.Ref)
+		if err != nil {
+			return err
+		}
+		c.locked = append(c.locked, lockedRef{u.Ref, unlock})
+		if err := g.follows(ctx, c, u); err != nil {
+			return err
+		}
+	}
+	for _, u := range fresh {
+		if err := g.record(ctx, p, c, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// follows wants the log to say of a reference what it said when the push was
+// judged, or to have come back to the same revision.
+func (g *sourceGate) follows(ctx context.Context, c *considered, u source.Update) error {
+	last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
+	if err != nil || last.Statement == c.last[u.Ref].Statement {
+		return err
+	}
+	if !at(last, u.Old) || strings.HasPrefix(u.Ref, "refs/tags/") {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeRefBusy, "%s moved since the push was judged: push again", u.Ref)
+	}
+	c.last[u.Ref] = last
+	return nil
+}
+
+func (g *sourceGate) record(ctx context.Context, p *gitgate.Push, c *considered, u source.Update) error {
 	t := c.transition(p, u)
 	t.Effect = hallmark.Allow
 	t.Controls = controls(c.rule[u.Ref], u, c.on)
@@ -435,22 +529,25 @@ func controls(rule access.RefRule, u source.Update, on time.Time) []intoto.RefCo
 	return out
 }
 
-// Moved looks whether what was logged happened; what did not is logged as void.
+// Moved ends a push.
 func (g *sourceGate) Moved(p *gitgate.Push) {
-	c, ok := p.State.(*considered)
-	if !ok {
-		return
+	if c, ok := p.State.(*considered); ok {
+		g.settle(p, c)
 	}
+}
+
+// settle looks whether what was logged happened, also where it is not known
+// whether it was logged; what did not is carried out or logged as void.
+func (g *sourceGate) settle(p *gitgate.Push, c *considered) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for _, u := range p.Updates {
-		if !c.done[u.Ref] {
-			continue
+	for _, l := range c.locked {
+		if err := g.s.settle(ctx, p.Repository, l.ref); err != nil {
+			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", l.ref, "error", err.Error())
 		}
-		if err := g.s.settle(ctx, p.Repository, u.Ref); err != nil {
-			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", u.Ref, "error", err.Error())
-		}
+		l.unlock()
 	}
+	c.locked = nil
 }
 
 // hold keeps a push of somebody who may only propose: as a pack that no reference
@@ -461,13 +558,9 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	var pack bytes.Buffer
-	if err := in.Pack(ctx, u.New, slices.Collect(maps.Values(heads)), &pack); err != nil {
-		return hallmark.Decision{}, err
-	}
-	digest, err := g.s.home.stores.blobs.Put(ctx, pack.Bytes())
+	digest, err := g.keepPack(ctx, in, u.New, slices.Collect(maps.Values(heads)))
 	if err != nil {
-		return hallmark.Decision{}, fmt.Errorf("keeping a held push: %w", err)
+		return hallmark.Decision{}, err
 	}
 	r := intoto.ChangeReview{
 		Action: intoto.ReviewHold, Change: intoto.ChangeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
@@ -478,4 +571,24 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 	}
 	return gate.Denied(hallmark.Reason{Code: hallmark.CodeChangeHeld, Check: "review", Message: "it is kept as change " + r.Change + " and lands when maintainers agreed; it need not be pushed again",
 		Missing: "approvals of " + u.New + " for " + u.Ref, Fix: "a maintainer: hallmark change show " + r.Change + "; hallmark change approve " + r.Change}), nil
+}
+
+// keepPack streams a pack into the blobs.
+func (g *sourceGate) keepPack(ctx context.Context, in *gitcli.Incoming, id string, without []string) (hallmark.Digest, error) {
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := in.Pack(ctx, id, without, w)
+		w.CloseWithError(err) // a pack that is not whole is kept by nobody
+		packed <- err
+	}()
+	digest, _, err := g.s.home.stores.blobs.PutFrom(ctx, r)
+	r.CloseWithError(io.ErrClosedPipe)
+	if perr := <-packed; perr != nil {
+		return "", perr
+	}
+	if err != nil {
+		return "", fmt.Errorf("keeping a held push: %w", err)
+	}
+	return digest, nil
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/source"
@@ -191,6 +192,7 @@ func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 // each reference with the value that the client knew, so the old value is that
 // of the decision or the lock fails.
 func (s *Server) record(ctx context.Context, p *Push, updates []source.Update) error {
+	var moving []source.Update
 	for _, u := range updates {
 		if u.Ref == "HEAD" { // which points at a branch, and stays; git says it moves along
 			continue
@@ -199,11 +201,9 @@ func (s *Server) record(ctx context.Context, p *Push, updates []source.Update) e
 		if i < 0 {
 			return hallmark.Errorf(hallmark.KindInternal, "%s to %s was not considered", u.Ref, u.New)
 		}
-		if err := s.cfg.Gate.Record(ctx, p, p.Updates[i]); err != nil {
-			return err
-		}
+		moving = append(moving, p.Updates[i])
 	}
-	return nil
+	return s.cfg.Gate.Record(ctx, p, moving)
 }
 
 // explain says a denial in plain words.
@@ -231,12 +231,19 @@ func explain(say func(string), d hallmark.Decision, err error) {
 	}
 }
 
-// plain makes a line safe for the terminal that it is shown on.
+// maxSaid is how long a line to a client may be.
+const maxSaid = 500
+
+// plain makes a line safe and short enough for the terminal that it is shown on.
 func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == utf8.RuneError {
 			return '?'
 		}
 		return r
 	}, s)
+	if r := []rune(s); len(r) > maxSaid {
+		return string(r[:maxSaid]) + " …"
+	}
+	return s
 }

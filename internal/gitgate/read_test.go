@@ -43,4 +43,7 @@ func TestPlain(t *testing.T) {
 	if got := plain("a\x1b[31m\u202eb\nc"); got != "a?[31m?b?c" {
 		t.Errorf("%q", got)
 	}
+	if got := plain(strings.Repeat("é", 10000) + "\xff"); len([]rune(got)) > maxSaid+2 || !strings.HasSuffix(got, " …") {
+		t.Errorf("%d: %q", len(got), got)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -17,9 +18,11 @@ import (
 	"github.com/hallmark-sc/hallmark"
 )
 
-// Object is one git object, whose bytes hash to its name.
+// Object is one git object, whose bytes hash to its name. Of one that is larger
+// than is read whole, Data is nil and Size says how large it is.
 type Object struct {
 	ID, Type string
+	Size     int64
 	Data     []byte
 }
 
@@ -38,7 +41,8 @@ func (u Update) Deletes() bool { return strings.Trim(u.New, "0") == "" }
 
 // Incoming is what a push brings, not yet in the store. Objects must give every
 // object of the push, referred to or not, and each method must hash what it
-// reads; what can't be read is an error.
+// reads; what can't be read is an error. The bytes that Objects gives are good
+// until fn returns.
 type Incoming interface {
 	Objects(ctx context.Context, fn func(Object) error) error
 	Object(ctx context.Context, id string) (Object, error)
@@ -52,8 +56,11 @@ type PushConfig struct {
 	Incoming Incoming
 	Verify   func(signature, signed []byte, at time.Time) Verdict
 	// Same reports whether an address of a commit is one of a principal's own.
-	Same      func(principal, address string) bool
-	Known     []string // commits whose history is in the store and was judged
+	Same func(principal, address string) bool
+	// Known lists commits whose history is in the store and was judged. It is asked
+	// only where a reference is new, or shows a commit that did not come with the
+	// push: a list of many references takes long. nil knows none.
+	Known     func(ctx context.Context) ([]string, error)
 	Clock     func() time.Time
 	Binaries  []hallmark.Digest // compiled code that may be in a tree
 	MaxFile   int64             // bytes of one file; 0 is refused
@@ -81,39 +88,31 @@ type PushFacts struct {
 // names, links, submodules, compiled code, size, and commits that no reference
 // would show. It errs where something can't be read; that is no judgement.
 func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts, error) {
-	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, count: map[hallmark.Code]int{}}
+	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, count: map[hallmark.Code]int{}, blobs: map[string][]int{}}
 	if cfg.MaxFile <= 0 || cfg.MaxReason <= 0 {
 		return j.facts, hallmark.Errorf(hallmark.KindInternal, "judging a push: no limit on files or reasons")
 	}
-	reachable := map[string]bool{}
-	var order []string
-	for _, u := range updates {
-		if u.Deletes() {
-			continue
-		}
-		tip, err := j.tip(ctx, u.New)
-		if err != nil {
-			return j.facts, err
-		}
-		commits, err := cfg.Incoming.Commits(ctx, tip, append(slices.Clone(cfg.Known), u.Old))
-		if err != nil {
-			return j.facts, fmt.Errorf("listing what %s would show: %w", u.Ref, err)
-		}
-		for _, c := range commits {
-			if !reachable[c] {
-				reachable[c] = true
-				order = append(order, c)
-			}
-		}
+	order, err := j.reachable(ctx, updates, slices.ContainsFunc(updates, Update.Creates))
+	if err != nil {
+		return j.facts, err
 	}
-	err := cfg.Incoming.Objects(ctx, func(o Object) error {
+	shown := map[string]bool{}
+	for _, id := range order {
+		shown[id] = true
+	}
+	err = cfg.Incoming.Objects(ctx, func(o Object) error {
 		j.facts.Objects++
-		j.facts.Bytes += int64(len(o.Data))
+		j.facts.Bytes += max(o.Size, int64(len(o.Data)))
 		switch o.Type {
 		case "commit":
-			known := slices.Contains(cfg.Known, o.ID)
-			if !reachable[o.ID] && !known {
-				j.add(hallmark.CodeCommitHidden, "push the reference that shows it, or leave it out", "commit %s is in the push and no reference would show it", o.ID)
+			if !shown[o.ID] {
+				known, err := j.knows(ctx)
+				if err != nil {
+					return err
+				}
+				if !known[o.ID] {
+					j.add(hallmark.CodeCommitHidden, "push the reference that shows it, or leave it out", "commit %s is in the push and no reference would show it", o.ID)
+				}
 			}
 			return j.commit(o)
 		case "tree":
@@ -125,6 +124,13 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 	})
 	if err != nil {
 		return j.facts, fmt.Errorf("reading the push: %w", err)
+	}
+	if slices.ContainsFunc(order, func(id string) bool { return !j.seen[id] }) {
+		// Commits of another branch, or that were stored before: what a branch shows
+		// was judged.
+		if order, err = j.reachable(ctx, updates, true); err != nil {
+			return j.facts, err
+		}
 	}
 	for _, id := range order {
 		if j.seen[id] {
@@ -141,10 +147,62 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 	if err := j.changes(ctx, order); err != nil {
 		return j.facts, err
 	}
-	slices.SortFunc(j.facts.Commits, func(a, b PushedCommit) int {
-		return slices.Index(order, a.Commit) - slices.Index(order, b.Commit)
-	})
+	at := map[string]int{}
+	for i, id := range order {
+		at[id] = i + 1
+	}
+	slices.SortFunc(j.facts.Commits, func(a, b PushedCommit) int { return at[a.Commit] - at[b.Commit] })
 	return j.facts, nil
+}
+
+// reachable lists the commits that the updates would show and the references that
+// move don't show yet, nor those that are known.
+func (j *pushJudge) reachable(ctx context.Context, updates []Update, known bool) ([]string, error) {
+	var without []string
+	if known {
+		all, err := j.knows(ctx)
+		if err != nil {
+			return nil, err
+		}
+		without = slices.Sorted(maps.Keys(all))
+	}
+	seen := map[string]bool{}
+	var order []string
+	for _, u := range updates {
+		if u.Deletes() {
+			continue
+		}
+		tip, err := j.tip(ctx, u.New)
+		if err != nil {
+			return nil, err
+		}
+		commits, err := j.cfg.Incoming.Commits(ctx, tip, append(slices.Clone(without), u.Old))
+		if err != nil {
+			return nil, fmt.Errorf("listing what %s would show: %w", u.Ref, err)
+		}
+		for _, c := range commits {
+			if !seen[c] {
+				seen[c] = true
+				order = append(order, c)
+			}
+		}
+	}
+	return order, nil
+}
+
+func (j *pushJudge) knows(ctx context.Context) (map[string]bool, error) {
+	if j.known != nil || j.cfg.Known == nil {
+		return j.known, nil
+	}
+	ids, err := j.cfg.Known(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing what was judged before: %w", err)
+	}
+	j.known = map[string]bool{}
+	for _, id := range ids {
+		j.known[id] = true
+	}
+	return j.known, nil
 }
 
 type pushJudge struct {
@@ -152,6 +210,8 @@ type pushJudge struct {
 	facts PushFacts
 	seen  map[string]bool
 	count map[hallmark.Code]int
+	known map[string]bool  // once asked for
+	blobs map[string][]int // reasons about a blob, whose path is found out at last
 }
 
 func (j *pushJudge) add(code hallmark.Code, fix, format string, args ...any) {
@@ -263,8 +323,15 @@ func (j *pushJudge) tree(o Object) {
 
 // blob judges bytes that are nowhere named yet.
 func (j *pushJudge) blob(o Object) {
-	if int64(len(o.Data)) > j.cfg.MaxFile {
-		j.add(hallmark.CodeSourceTooLarge, "keep large files in git LFS or a package", "object %s has %d bytes, more than %d", o.ID, len(o.Data), j.cfg.MaxFile)
+	before := len(j.facts.Reasons)
+	defer func() {
+		for i := before; i < len(j.facts.Reasons); i++ {
+			j.blobs[o.ID] = append(j.blobs[o.ID], i)
+		}
+	}()
+	if size := max(o.Size, int64(len(o.Data))); size > j.cfg.MaxFile {
+		j.add(hallmark.CodeSourceTooLarge, "keep large files in git LFS or a package", "object %s has %d bytes, more than %d", o.ID, size, j.cfg.MaxFile)
+		return
 	}
 	if kind := MachineCode(o.Data); kind != "" && !slices.Contains(j.cfg.Binaries, hallmark.DigestOf(o.Data)) {
 		j.add(hallmark.CodeSourceBinary, "let the build make it, or have its bytes approved: hallmark policy set source.binaries="+string(hallmark.DigestOf(o.Data)),
@@ -272,13 +339,44 @@ func (j *pushJudge) blob(o Object) {
 	}
 }
 
+// Place is where a push shows an object: at a path of the first commit that has
+// it, or as a commit or tag itself.
+type Place struct{ Commit, Path string }
+
+// String is for people; an object that no commit shows has no place.
+func (p Place) String() string {
+	if p.Commit == "" {
+		return "which no commit of the push shows"
+	}
+	return fmt.Sprintf("%.200q of commit %.12s", p.Path, p.Commit)
+}
+
+// Places finds where commits, the newest first, show objects.
+func Places(ctx context.Context, in Incoming, commits []string, objects map[string]bool) (map[string]Place, error) {
+	out := map[string]Place{}
+	err := in.Changes(ctx, commits, func(e Entry) error {
+		if objects[e.ID] {
+			out[e.ID] = Place{e.Commit, e.Path}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("finding where objects are: %w", err)
+	}
+	return out, nil
+}
+
 // changes judges links, which mean something only at their path, and collects
 // the paths.
 func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 	paths := map[string]bool{}
 	links := map[string][]string{}
+	places := map[string]Place{}
 	err := j.cfg.Incoming.Changes(ctx, commits, func(e Entry) error {
 		paths[e.Path] = true
+		if j.blobs[e.ID] != nil {
+			places[e.ID] = Place{e.Commit, e.Path} // the last is the oldest
+		}
 		if e.Mode == "120000" && len(links[e.ID]) < 1000 {
 			links[e.ID] = append(links[e.ID], e.Path)
 		}
@@ -286,6 +384,11 @@ func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("listing changed paths: %w", err)
+	}
+	for id, reasons := range j.blobs {
+		for _, i := range reasons {
+			j.facts.Reasons[i].Message += ": " + places[id].String()
+		}
 	}
 	for p := range paths {
 		j.facts.Paths = append(j.facts.Paths, p)

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS leaf (
 	at        INTEGER NOT NULL UNIQUE,
 	statement TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS leaf_statement ON leaf (statement, at);
 CREATE TABLE IF NOT EXISTS statement (
 	digest    TEXT PRIMARY KEY,
 	bundle    TEXT NOT NULL,
@@ -266,18 +267,21 @@ func (s *Store) BundleOf(ctx context.Context, statement hallmark.Digest) (hallma
 }
 
 // Statements returns the statements about a subject ("algorithm:value"), or all
-// for "", oldest first.
+// for "", oldest first: in the order of the log, since the times of signing count
+// seconds. What the index knows no leaf of comes last, by its time.
 func (s *Store) Statements(ctx context.Context, subject string) ([]Row, error) {
 	if subject != "" {
-		return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ? ORDER BY s.at, s.digest", subject)
+		return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ?"+inOrder, subject)
 	}
-	return s.list(ctx, "SELECT digest, bundle, predicate, signer, at FROM statement ORDER BY at, digest")
+	return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s"+inOrder)
 }
 
 // OfPredicate returns the statements of a predicate type, oldest first.
 func (s *Store) OfPredicate(ctx context.Context, predicate string) ([]Row, error) {
-	return s.list(ctx, "SELECT digest, bundle, predicate, signer, at FROM statement WHERE predicate = ? ORDER BY at, digest", predicate)
+	return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s WHERE s.predicate = ?"+inOrder, predicate)
 }
+
+const inOrder = " ORDER BY IFNULL((SELECT MIN(l.at) FROM leaf l WHERE l.statement = s.digest), 9223372036854775807), s.at, s.digest"
 
 func (s *Store) list(ctx context.Context, q string, args ...any) ([]Row, error) {
 	rows, err := s.db.QueryContext(ctx, q, args...)

@@ -112,8 +112,18 @@ func TestStatements(t *testing.T) {
 	if d := cmp.Diff(bare(b, a), all); err != nil || d != "" {
 		t.Errorf("all, oldest first: %v\n%s", err, d)
 	}
+	if err := s.PutLeaf(ctx, []byte("leaf of a"), 7, a.Statement); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutLeaf(ctx, []byte("leaf of b"), 8, b.Statement); err != nil {
+		t.Fatal(err)
+	}
+	logged, err := s.Statements(ctx, "")
+	if d := cmp.Diff(bare(a, b), logged); err != nil || d != "" {
+		t.Errorf("in the order of the log, whatever the clock said: %v\n%s", err, d)
+	}
 	about, err := s.Statements(ctx, "sha256:a")
-	if d := cmp.Diff(bare(b, a), about); err != nil || d != "" {
+	if d := cmp.Diff(bare(a, b), about); err != nil || d != "" {
 		t.Errorf("about sha256:a: %v\n%s", err, d)
 	}
 	if about, err = s.Statements(ctx, "gitCommit:b"); err != nil || len(about) != 1 {
