@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
@@ -344,11 +345,14 @@ func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.R
 		if err != nil {
 			return nil, err
 		}
+		short := func(ref string) (kind, name string) {
+			kind, name, _ = strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+			return kind, name
+		}
+		kind, wanted := short(u.Ref)
 		for name := range all {
-			other := strings.HasPrefix(name, "refs/tags/") != strings.HasPrefix(u.Ref, "refs/tags/")
-			_, a, _ := strings.Cut(strings.TrimPrefix(name, "refs/"), "/")
-			_, b, _ := strings.Cut(strings.TrimPrefix(u.Ref, "refs/"), "/")
-			if other && a == b || name != u.Ref && source.Fold(name) == source.Fold(u.Ref) {
+			k, n := short(name)
+			if k != kind && n == wanted || name != u.Ref && sameFolded(name, u.Ref) {
 				return []hallmark.Reason{{Code: hallmark.CodeRefName, Check: "access", Message: u.Ref + " would be taken for " + name, Fix: "use another name"}}, nil
 			}
 		}
@@ -363,6 +367,18 @@ func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.R
 	}
 	return []hallmark.Reason{{Code: hallmark.CodeRefNotDescendant, Check: "source", Message: fmt.Sprintf("%s can move forward only: %s is no descendant of %s", u.Ref, u.New, u.Old),
 		Fix: "git pull --rebase, or git revert what should be undone"}}, nil
+}
+
+// sameFolded compares names as file systems do that ignore case. Nearly all are
+// ASCII, where that is quick.
+func sameFolded(a, b string) bool {
+	ascii := func(s string) bool {
+		return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
+	}
+	if ascii(a) && ascii(b) {
+		return len(a) == len(b) && strings.EqualFold(a, b)
+	}
+	return source.Fold(a) == source.Fold(b)
 }
 
 // incomingObjects streams what a push brings to the scanner of secrets.

@@ -266,6 +266,19 @@ func (i *Incoming) Descends(ctx context.Context, commit, of string) (bool, error
 	return false, fmt.Errorf("comparing %s with %s: %w", commit, of, err)
 }
 
+// isObjectName is objectName for long lists.
+func isObjectName(id string) bool {
+	if len(id) != 40 && len(id) != 64 {
+		return false
+	}
+	for i := range len(id) {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
 func zero(id string) bool { return strings.Trim(id, "0") == "" }
 
 // Value returns what a reference of a bare repository of ours points at; zeros
@@ -290,7 +303,7 @@ func Refs(ctx context.Context, dir string, prefixes ...string) (map[string]strin
 	refs := map[string]string{}
 	for line := range strings.Lines(string(out)) {
 		id, name, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if !ok || !objectName.MatchString(id) {
+		if !ok || !isObjectName(id) {
 			return nil, hallmark.Errorf(hallmark.KindInternal, "git listed %.80q", line)
 		}
 		refs[name] = id
