@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -175,6 +176,51 @@ func TestServeKilled(t *testing.T) {
 			t.Errorf("the server's log holds a token: %v", err)
 		}
 	}
+}
+
+// TestServeStopped ends the server in the middle of a push: it takes no other
+// connection, and the push comes to its end.
+func TestServeStopped(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("runs a server; go test without -short does")
+	}
+	l := newServeLab(t)
+	l.start()
+	commit := l.change()
+	reached, release := inHook("pre-receive", "yes) exit 0 ;;", "yes) WAIT exit 0 ;;")(l)
+	done := make(chan error, 1)
+	go func() {
+		said, err := l.try(l.path("app"), "git", "push", l.remote("alice"), "work")
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+		done <- err
+	}()
+	reached()
+	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	l.until("no connection being taken", func() bool {
+		c, err := net.Dial("tcp", strings.TrimPrefix(l.url, "https://"))
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	release()
+	if err := <-done; err != nil {
+		t.Errorf("the push that was under way: %v", err)
+	}
+	if err := l.cmd.Wait(); err != nil {
+		t.Errorf("the server ended with %v\n%s", err, l.serveLog())
+	}
+	l.cmd = nil
+	if got := l.at("refs/heads/work"); got != commit {
+		t.Errorf("the reference is at %q, want %s", got, commit)
+	}
+	l.agree()
+	l.gone()
 }
 
 // killedAt runs work, kills the server at a stop and starts it again.
