@@ -29,6 +29,7 @@ const (
 	CodeRefNotDescendant      Code = "REF_NOT_DESCENDANT"
 	CodeRefDelete             Code = "REF_DELETE_REFUSED"
 	CodeRefName               Code = "REF_NAME_REFUSED"
+	CodePushRefs              Code = "PUSH_TOO_MANY_REFERENCES"
 	CodeTagImmutable          Code = "TAG_IMMUTABLE"
 	CodeRefNeedsChange        Code = "REF_NEEDS_APPROVED_CHANGE"
 	CodeRefOutsideLog         Code = "REF_MOVED_OUTSIDE_GATE"
@@ -90,6 +91,8 @@ const (
 	CodeTraceIncomplete     Code = "BUILD_TRACE_INCOMPLETE"
 	CodeInputUnstable       Code = "BUILD_INPUT_UNSTABLE"
 	CodeUnexplained         Code = "BUILD_MATERIAL_UNEXPLAINED"
+	CodeToolchainAltered    Code = "BUILD_TOOLCHAIN_ALTERED"
+	CodeCacheAltered        Code = "BUILD_CACHE_ALTERED"
 	CodeProductUntraced     Code = "BUILD_PRODUCT_UNTRACED"
 	CodeSecretRefused       Code = "SECRET_REFUSED"
 	CodeSecretMissing       Code = "SECRET_NOT_SUPPLIED"
@@ -115,6 +118,9 @@ const (
 	CodeImageHostile     Code = "IMAGE_LAYER_HOSTILE"
 	CodeImageTooLarge    Code = "IMAGE_TOO_LARGE"
 	CodeImageDockerfile  Code = "IMAGE_DOCKERFILE_UNSUPPORTED"
+
+	CodeImageDockerfileInvalid Code = "IMAGE_DOCKERFILE_INVALID"
+	CodeImageRunRefused        Code = "IMAGE_RUN_REFUSED"
 
 	// Evidence and verification.
 	CodeEvidenceMissing       Code = "EVIDENCE_MISSING"

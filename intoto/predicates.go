@@ -268,7 +268,7 @@ type VSA struct {
 	VerificationResult string               `json:"verificationResult"` // PASSED or FAILED
 	VerifiedLevels     []string             `json:"verifiedLevels"`
 	SLSAVersion        string               `json:"slsaVersion"`
-	Verdict            *VerdictRef          `json:"https://hallmark-sc.github.io/ext/verdict/v0.1"`
+	Verdict            *VerdictRef          `json:"https://hallmark-sc.github.io/ext/verdict/v0.1,omitempty"` // none of a source
 }
 
 // VSAVerifier identifies who verified.

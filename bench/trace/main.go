@@ -6,10 +6,11 @@
 // prints the CPU time of the whole tree (the agent's and the kernel's for it
 // included) with its median and its ratio to the untraced sandbox.
 //
-//	trace [-rounds N] [-modes LIST] [-cache NAME=DIR,…] SOURCE COMMAND…
+//	trace [-rounds N] [-modes LIST] [-mounts HOST=INSIDE,…] [-scratch DIR] SOURCE COMMAND…
 //
 // The command runs in a copy of the directory SOURCE; HOME and TMPDIR are empty
-// in every run.
+// in every run. Every second round goes through the modes backwards, so that a
+// machine that gets slower or faster does so for none of them.
 package main
 
 import (
@@ -90,17 +91,22 @@ func compare() error {
 	cpu, wall := map[string][]float64{}, map[string][]float64{}
 	modes := strings.Split(*list, ",")
 	for round := range *rounds {
-		for _, mode := range modes {
+		order := slices.Clone(modes)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, mode := range order {
 			t.Mode, t.Dir = mode, filepath.Join(top, "run")
 			c, w, said, err := t.run()
 			if err != nil {
 				return fmt.Errorf("%s: %w", mode, err)
 			}
-			fmt.Printf("round %d %-8s cpu %7.2f s wall %7.2f s %s\n", round+1, mode, c, w, said)
+			fmt.Printf("round %d %-8s cpu %7.2f s wall %7.2f s load %s %s\n", round+1, mode, c, w, load(), said)
 			cpu[mode], wall[mode] = append(cpu[mode], c), append(wall[mode], w)
 		}
 	}
 	base := median(cpu["sandbox"])
+	fmt.Println("| mode | rounds | wall s | CPU s | ratio of medians | median of ratios |")
 	for _, mode := range modes {
 		var pairs []float64
 		for i, c := range cpu[mode] {
@@ -111,6 +117,16 @@ func compare() error {
 		fmt.Printf("| %s | %d | %.2f | %.2f | %.3f | %.3f |\n", mode, *rounds, median(wall[mode]), median(cpu[mode]), median(cpu[mode])/base, median(pairs))
 	}
 	return nil
+}
+
+// load is how many wanted the processors in the last minute, as the kernel says.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "?"
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	return first
 }
 
 func median(v []float64) float64 {

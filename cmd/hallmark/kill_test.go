@@ -32,6 +32,7 @@ type killLab struct {
 	bin, work string
 	env       []string
 	commits   int
+	steps     string // of the pipeline, instead of those of commit
 }
 
 // TestKill kills runs with SIGKILL at every stage and at random moments
@@ -148,12 +149,15 @@ func (l *killLab) commit() {
 	l.t.Helper()
 	l.commits++
 	l.write("app/run.sh", "#!/bin/sh\necho release "+strconv.Itoa(l.commits)+"\n")
+	steps := l.steps
+	if steps == "" {
+		steps = "    - run: mkdir out && cp run.sh out/hello && sleep 0.2\n"
+	}
 	l.write("app/.hallmark/pipeline.yaml", `apiVersion: hallmark/v1
 kind: Pipeline
 build:
   steps:
-    - run: mkdir out && cp run.sh out/hello && sleep 0.2
-    - name: test
+`+steps+`    - name: test
       run: sh out/hello
   artifacts: [out/hello]
 `)

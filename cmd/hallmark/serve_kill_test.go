@@ -144,15 +144,15 @@ func TestServeKilled(t *testing.T) {
 	l.start()
 	l.change()
 	l.program(l.path("app"), "git", "push", "-q", l.remote("alice"), "work")
-	const begin, yes = "#!/bin/sh\n", "yes) exit 0 ;;"
+	const begin, yes = "#!/bin/sh\n", `"yes $$") exit 0 ;;`
 	for _, s := range []stop{
 		{"before the gate is asked", inHook("pre-receive", begin, begin+"WAIT\n"), false},
-		{"after an allowing decision", inHook("pre-receive", yes, "yes) WAIT exit 0 ;;"), false},
+		{"after an allowing decision", inHook("pre-receive", yes, `"yes $$") WAIT exit 0 ;;`), false},
 		{"with the reference locked", inHook("reference-transaction", "case $1 in prepared)", "case $1 in prepared) WAIT"), false},
 		{"while the log is waited for", logTaken, false},
 		{"before the log is opened", guardRead(1), false},
 		{"before the checkpoint is signed", guardRead(2), false},
-		{"after the log, before the reference moves", inHook("reference-transaction", yes, "yes) WAIT exit 0 ;;"), true},
+		{"after the log, before the reference moves", inHook("reference-transaction", yes, `"yes $$") WAIT exit 0 ;;`), true},
 		{"after the reference moved", inHook("reference-transaction", "case $1 in prepared)", "case $1 in committed) WAIT exit 0 ;; prepared)"), true},
 	} {
 		l.killedPush(s)
@@ -188,7 +188,7 @@ func TestServeStopped(t *testing.T) {
 	l := newServeLab(t)
 	l.start()
 	commit := l.change()
-	reached, release := inHook("pre-receive", "yes) exit 0 ;;", "yes) WAIT exit 0 ;;")(l)
+	reached, release := inHook("pre-receive", `"yes $$") exit 0 ;;`, `"yes $$") WAIT exit 0 ;;`)(l)
 	done := make(chan error, 1)
 	go func() {
 		said, err := l.try(l.path("app"), "git", "push", l.remote("alice"), "work")

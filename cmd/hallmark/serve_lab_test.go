@@ -60,7 +60,6 @@ func newServeLab(t *testing.T) *serveLab {
 		l.must("access", "principal", name+"@example.org", "--ssh-key", l.path(name+".pub"))
 		l.must("access", "grant", name+"@example.org", "developer", "--repository", "app", "--reason", "test")
 		l.must("access", "grant", name+"@example.org", "reviewer", "--repository", "app", "--reason", "test")
-		l.must("access", "token", name+"@example.org", "--scope", "repository.read,ref.push,change.propose,change.approve,change.merge", "--repository", "app", "--out", l.path(name+".token"))
 	}
 	l.must("repository", "create", "app")
 	l.program("", "git", "init", "-q", l.path("app"))
@@ -121,10 +120,23 @@ func (l *serveLab) start() {
 				l.t.Fatalf("hooks of the server: %v, %v", found, err)
 			}
 			l.hooksDir = found[0]
+			l.signIn()
 			return
 		}
 	}
 	l.t.Fatalf("the server did not start:\n%s", l.serveLog())
+}
+
+// signIn gets the tokens of both, once: who approves must have signed in.
+func (l *serveLab) signIn() {
+	l.t.Helper()
+	for _, name := range []string{"alice", "bob"} {
+		if _, err := os.Stat(l.path(name + ".token")); err == nil {
+			continue
+		}
+		l.program("", l.bin, "sign-in", "--key", l.path(name), "--as", name+"@example.org", "--repository", "app",
+			"--scope", "repository.read,ref.push,change.propose,change.approve,change.merge", "--out", l.path(name+".token"))
+	}
 }
 
 func (l *serveLab) serveLog() string {

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
+	"database/sql"
 	"io"
 	"net/http"
 	"os"
@@ -97,6 +98,21 @@ func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
 	body, err := io.ReadAll(answer.Body)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), append([]byte(answer.Status+"\n"), body...), 0o600))
+}
+
+// index STATEMENT... changes the home's index as somebody does who can write to it;
+// each statement must change something.
+func cmdIndex(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sql.Open("sqlite", filepath.Join(ts.Getenv("HALLMARK_HOME"), "index.sqlite"))
+	ts.Check(err)
+	defer db.Close()
+	for _, a := range args {
+		res, err := db.Exec(a)
+		ts.Check(err)
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			ts.Fatalf("%s: %d rows, %v", a, n, err)
+		}
+	}
 }
 
 func firstDir(path string) string {

@@ -210,7 +210,8 @@ func TestToken(t *testing.T) {
 	for name, edit := range map[string]func(*access.Token){
 		"no scope": func(t *access.Token) { t.Scopes = nil }, "no end": func(t *access.Token) { t.ExpiresAt = time.Time{} },
 		"too long": func(t *access.Token) { t.ExpiresAt = day.Add(access.MaxTokenLife + time.Second) }, "nobody": func(t *access.Token) { t.Principal = "" },
-		"everywhere": func(t *access.Token) { t.Repository = "" },
+		"everywhere":                    func(t *access.Token) { t.Repository = "" },
+		"a pattern that takes for ever": func(t *access.Token) { t.Repository = strings.Repeat("*a", 30) + "b" },
 	} {
 		bad := good
 		edit(&bad)

@@ -39,6 +39,9 @@ func NewToken(t Token) (Token, string, error) {
 	case life <= 0 || life > MaxTokenLife:
 		return t, "", hallmark.Errorf(hallmark.KindUsage, "a token is good for up to %s, not for %s", MaxTokenLife, life)
 	}
+	if err := patterns("repository", []string{t.Repository}); err != nil { // whoever signs in chooses it
+		return t, "", hallmark.Errorf(hallmark.KindUsage, "a token's %w", err)
+	}
 	var b [36]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return t, "", hallmark.Errorf(hallmark.KindInternal, "making a token: %w", err)

@@ -187,6 +187,9 @@ func Access(home string) (AccessState, error) {
 	return AccessState{Section: section, Book: book, Policy: h.policy.Digest(), Version: h.policy.Version()}, nil
 }
 
+// byOperator is the method of tokens that were handed out and not signed in for.
+const byOperator = "operator"
+
 // IssueToken makes a token for a principal on the machine of the home, whose
 // keys whoever asks must be able to open.
 func IssueToken(ctx context.Context, home string, pass []byte, principal string, scopes []string, repository string, life time.Duration) (Issued, error) {
@@ -206,8 +209,8 @@ func IssueToken(ctx context.Context, home string, pass []byte, principal string,
 	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
 	defer signer.close()
 	by := operator()
-	by.Method = "operator"
-	return h.issue(ctx, signer.sign, who, by, scopes, repository, life)
+	by.Method = byOperator
+	return h.issue(ctx, signer.sign, h.policy.Digest(), who, by, scopes, repository, life)
 }
 
 // RevokeToken withdraws a token by its id.

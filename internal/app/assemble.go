@@ -31,6 +31,9 @@ func (b *builder) assemble(ctx context.Context, in pipeline.Input, def *build.Pi
 	var out []assembled
 	var reasons []hallmark.Reason
 	for _, a := range def.Images {
+		if a.Dockerfile != nil {
+			continue
+		}
 		one, bad, err := b.assembleOne(ctx, in, a, upper)
 		if code := hallmark.CodeOf(err); imageFault(err) {
 			bad = append(bad, hallmark.Reason{Code: code, Check: "build", Message: fmt.Sprintf("image %s: %s", a.Name, err), Fix: hallmark.HintOf(err)})
@@ -130,6 +133,11 @@ func (b *builder) keepImage(ctx context.Context, made *image.Made) ([]hallmark.D
 	for _, d := range all {
 		if err := keep(d, made.Blobs[d]); err != nil {
 			return nil, 0, fmt.Errorf("keeping image data: %w", err)
+		}
+	}
+	for _, l := range made.Ready {
+		if !slices.Contains(all, l.Digest) {
+			all, total = append(all, l.Digest), total+l.Size
 		}
 	}
 	if len(made.Base) == 0 {

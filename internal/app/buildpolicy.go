@@ -105,11 +105,16 @@ func (h *Home) permit(q build.Request) (build.Rule, *hallmark.Reason) {
 			Fix: "hallmark policy set --build RULES --inventory " + r.Tools.Inventory + "=FILE",
 		}
 	}
-	rule.Programs = map[string][]hallmark.Digest{}
-	for _, p := range inv.Programs {
-		rule.Programs[string(p.Path)] = append(rule.Programs[string(p.Path)], p.Digest)
-	}
+	rule.Programs, rule.Libraries = byPath(inv.Programs), byPath(inv.Libraries)
 	return rule, nil
+}
+
+func byPath(list []build.InventoryProgram) map[string][]hallmark.Digest {
+	out := map[string][]hallmark.Digest{}
+	for _, p := range list {
+		out[string(p.Path)] = append(out[string(p.Path)], p.Digest)
+	}
+	return out
 }
 
 // inventory reads an inventory that the policy names; the digest in the signed

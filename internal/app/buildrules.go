@@ -17,6 +17,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/toolchain"
 )
 
 // maxRulesFile bounds a file of build rules.
@@ -98,25 +99,28 @@ func BuildRules(home string) (text []byte, inForce bool, err error) {
 	return text, h.document.Build != nil, err
 }
 
-// ToolInventory lists every program that a sandbox on this machine sees, with its
-// digest: what an administrator looks over and approves.
+// ToolInventory lists every program that a sandbox on this machine sees, and every
+// file of compiled code beside them, with their digests: what an administrator
+// looks over and approves.
 func ToolInventory(ctx context.Context) (build.Inventory, error) {
-	inv := build.Inventory{APIVersion: "hallmark/v1", Kind: "ToolInventory", Platform: platform()["os"] + ", host"}
+	inv := build.Inventory{APIVersion: "hallmark/v1", Kind: "ToolInventory", Platform: platform()["os"] + ", host", Libraries: []build.InventoryProgram{}}
 	seen := map[string]bool{}
 	for _, dir := range sandbox.HostToolchain() {
 		root, err := filepath.EvalSymlinks(dir)
 		if err != nil {
 			return inv, fmt.Errorf("listing tools: %w", err)
 		}
-		if err := addPrograms(ctx, &inv, root, seen); err != nil {
+		if err := addTools(ctx, &inv, root, seen); err != nil {
 			return inv, err
 		}
 	}
-	slices.SortFunc(inv.Programs, func(a, b build.InventoryProgram) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	for _, l := range [][]build.InventoryProgram{inv.Programs, inv.Libraries} {
+		slices.SortFunc(l, func(a, b build.InventoryProgram) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	}
 	return inv, nil
 }
 
-func addPrograms(ctx context.Context, inv *build.Inventory, root string, seen map[string]bool) error {
+func addTools(ctx context.Context, inv *build.Inventory, root string, seen map[string]bool) error {
 	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 			return nil // what this user can't read, its builds can't run
@@ -131,23 +135,54 @@ func addPrograms(ctx context.Context, inv *build.Inventory, root string, seen ma
 			return nil
 		}
 		info, err := d.Info()
-		if err != nil || info.Mode()&0o111 == 0 {
+		if err != nil {
 			return nil //nolint:nilerr // gone meanwhile
 		}
-		f, err := os.Open(p)
-		if errors.Is(err, fs.ErrPermission) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reading tool: %w", err)
-		}
-		defer f.Close()
-		digest, _, err := hallmark.DigestFrom(f)
-		if err != nil {
-			return fmt.Errorf("reading tool %s: %w", p, err)
-		}
 		seen[p] = true
-		inv.Programs = append(inv.Programs, build.InventoryProgram{Path: build.Raw(p), Digest: digest})
-		return nil
+		return addTool(inv, p, info)
 	})
+}
+
+// addTool adds a file that is a program or compiled code.
+func addTool(inv *build.Inventory, p string, info fs.FileInfo) error {
+	program := info.Mode()&0o111 != 0
+	if !program && (info.Size() < 8 || isText(p)) {
+		return nil
+	}
+	f, err := os.Open(p)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading tool: %w", err)
+	}
+	defer f.Close()
+	if !program {
+		var head [8]byte
+		if _, err := f.ReadAt(head[:], 0); err != nil || !toolchain.IsCode(head[:]) {
+			return nil //nolint:nilerr // shorter by now
+		}
+	}
+	digest, _, err := hallmark.DigestFrom(f)
+	if err != nil {
+		return fmt.Errorf("reading tool %s: %w", p, err)
+	}
+	entry := build.InventoryProgram{Path: build.Raw(p), Digest: digest}
+	if program {
+		inv.Programs = append(inv.Programs, entry)
+	} else {
+		inv.Libraries = append(inv.Libraries, entry)
+	}
+	return nil
+}
+
+// isText reports whether a name is that of text or pictures, which are most files
+// of a platform and are not opened. Compiled code under such a name is in no
+// inventory, and is refused when a build reads it.
+func isText(name string) bool {
+	switch filepath.Ext(name) {
+	case ".c", ".cc", ".cpp", ".css", ".go", ".gz", ".h", ".hpp", ".html", ".js", ".json", ".map", ".md", ".mjs", ".mo", ".pem", ".pl", ".pm", ".png", ".py", ".pyc", ".rst", ".s", ".svg", ".ts", ".txt", ".xml", ".yaml":
+		return true
+	}
+	return false
 }

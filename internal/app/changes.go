@@ -5,6 +5,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,6 +46,7 @@ func (s *Server) change(ctx context.Context, id string) (change, error) {
 		return change{}, err
 	}
 	c := change{ID: id}
+	var newest time.Time
 	for _, row := range rows {
 		if row.Predicate != intoto.PredicateReview {
 			continue
@@ -53,12 +55,15 @@ func (s *Server) change(ctx context.Context, id string) (change, error) {
 		if err != nil {
 			return c, err
 		}
-		if r.Change != id || intoto.ChangeID(r.Repository, r.Target, r.Revision) != id {
+		if r.Change != id || s.parts.changeID(r.Repository, r.Target, r.Revision) != id {
 			return c, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another change for %s", id)
 		}
-		c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision
 		switch r.Action {
 		case intoto.ReviewPropose, intoto.ReviewHold:
+			if !r.On.Before(newest) {
+				newest = r.On
+				c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision
+			}
 			c.proposals = append(c.proposals, r)
 			if r.Pack != "" {
 				c.pack = r.Pack
@@ -152,7 +157,15 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 	if !at(last, base) {
 		add(hallmark.CodeRefOutsideLog, "", "hallmark source verify shows what differs", "%s is at %s, and the log says %s", c.Target, base, orNone(last.New))
 	}
-	if strings.Trim(base, "0") != "" {
+	if strings.Trim(base, "0") == "" {
+		refs, err := gitcli.Refs(ctx, s.dir(c.name), "refs/heads", "refs/tags")
+		if err != nil {
+			return st, err
+		}
+		if why := taken(c.Target, refs); why != nil {
+			st.Reasons = append(st.Reasons, *why)
+		}
+	} else {
 		forward, err := in.Descends(ctx, c.Revision, base)
 		if err != nil {
 			return st, err
@@ -172,6 +185,7 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 		return st, err
 	}
 	s.count(r, c, &st)
+	st.Reasons = s.parts.heed(st.Reasons)
 	return st, nil
 }
 
@@ -179,11 +193,18 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 // committers and signers, who pushed that revision to any reference, and who
 // proposed it.
 func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) error {
+	var owners []string
 	add := func(name string) {
 		if p, ok := r.book.Named(name); ok {
 			name = p.Name
+			if p.Owner != "" { // who answers for a robot directs it
+				owners = append(owners, p.Owner)
+			}
 			if p.Kind == access.Person && p.Outside {
 				st.Outside = true
+			}
+			if p.Owner != "" && !slices.Contains(st.Parties, p.Owner) { // who answers for a program has its keys
+				st.Parties = append(st.Parties, p.Owner)
 			}
 		} else {
 			st.Outside = true // nobody whom the policy names
@@ -218,6 +239,9 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 			add(t.Actor.Name)
 		}
 	}
+	for _, o := range owners { // persons, who have none
+		add(o)
+	}
 	return nil
 }
 
@@ -226,7 +250,7 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 func (s *Server) count(r *rules, c change, st *standing) {
 	at := now()
 	for _, a := range c.approvals {
-		if why := s.mayAgree(r, c, st.Parties, a.Actor.Name, at); why != nil || slices.Contains(st.Approvers, a.Actor.Name) {
+		if why := s.mayAgree(r, c, st.Parties, a.Actor, at); why != nil || slices.Contains(st.Approvers, a.Actor.Name) {
 			continue
 		}
 		st.Approvers = append(st.Approvers, a.Actor.Name)
@@ -262,23 +286,31 @@ func nearestApproval(c change) string {
 
 // mayAgree says why somebody's agreement to a change does not count; nil is that
 // it does.
-func (s *Server) mayAgree(r *rules, c change, parties []string, name string, at time.Time) *hallmark.Reason {
+func (s *Server) mayAgree(r *rules, c change, parties []string, who hallmark.Principal, at time.Time) *hallmark.Reason {
+	name := who.Name
 	ruling := r.book.Rule(access.Request{Principal: name, Permission: access.ChangeApprove, Repository: c.name, Ref: c.Target, At: at})
 	p, _ := r.book.Named(name)
 	no := func(format string, args ...any) *hallmark.Reason {
 		return &hallmark.Reason{Code: hallmark.CodeChangeApprover, Check: "review", Message: fmt.Sprintf(format, args...), Missing: "an approval of somebody independent", Fix: "let somebody else approve " + c.ID}
 	}
+	var against *hallmark.Reason
 	switch {
 	case p.Kind != access.Person:
-		return no("%s is no person: programs don't review", name)
+		against = no("%s is no person: programs don't review", name)
 	case p.Outside:
-		return no("%s comes from outside", name)
+		against = no("%s comes from outside", name)
+	case who.Method == byOperator:
+		against = no("%s did not sign in: the token was made by who holds the home's keys, who could be anybody with it", name)
+		against.Fix = "hallmark sign-in --as " + name + ", with a key of their own"
 	case slices.Contains(parties, p.Name):
-		return no("%s wrote, signed, pushed or proposed it", name)
+		against = no("%s wrote, signed, pushed or proposed it", name)
 	case !ruling.Allowed:
-		return &ruling.Reason
+		against = &ruling.Reason
 	}
-	return nil
+	if against != nil && s.parts.ignores(*against) {
+		return nil
+	}
+	return against
 }
 
 // propose makes a change of the revision that a branch is at.
@@ -310,7 +342,7 @@ func (s *Server) propose(ctx context.Context, who gitgate.Caller, repository, fr
 			if strings.Trim(review.Revision, "0") == "" {
 				return hallmark.Coded(hallmark.KindNotFound, hallmark.CodeSourceRevisionUnknown, "there is no branch %s in %s", from, repository)
 			}
-			review.Change = intoto.ChangeID(review.Repository, target, review.Revision)
+			review.Change = s.parts.changeID(review.Repository, target, review.Revision)
 			review.Base, err = gitcli.Value(ctx, s.dir(repository), target)
 			return err
 		},
@@ -380,7 +412,7 @@ func (s *Server) approve(ctx context.Context, who gitgate.Caller, id string) (ha
 			return err
 		},
 		Decide: func(context.Context) (hallmark.Decision, error) {
-			if why := s.mayAgree(r, c, st.Parties, who.Name, now()); why != nil {
+			if why := s.mayAgree(r, c, st.Parties, who.Principal, now()); why != nil {
 				return gate.Denied(*why), nil
 			}
 			return hallmark.Decision{Effect: hallmark.Allow}, nil
@@ -400,26 +432,17 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	in, done, err := s.objects(ctx, c)
-	if err != nil {
-		return hallmark.Decision{}, err
-	}
-	defer done()
+	done := func() {}
+	defer func() { done() }()
 	var st standing
 	var held *gitcli.Held
 	var unlock func()
 	defer func() {
-		if unlock == nil {
-			return
+		if unlock != nil {
+			unlock()
 		}
-		// Whatever ended in between: what was logged happens, or is void.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		if err := s.settle(last, c.name, c.Target); err != nil {
-			s.log.Error("a logged transition could not be settled", "repository", c.name, "ref", c.Target, "error", err.Error())
-		}
-		unlock()
 	}()
+	var logged hallmark.Digest
 	t := intoto.RefTransition{Repository: c.Repository, Ref: c.Target, New: c.Revision, Actor: who.Principal, On: now(), Policy: r.policy}
 	g := &sourceGate{s}
 	d, err := gate.Pass(ctx, gate.Steps{
@@ -433,6 +456,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			return nil, nil
 		},
 		Gather: func(ctx context.Context) (err error) {
+			in, unpacked, err := s.objects(ctx, c)
+			if err != nil {
+				return err
+			}
+			done = unpacked
 			if st, err = s.judge(ctx, r, c, in); err != nil {
 				return err
 			}
@@ -481,8 +509,13 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 		Log: func(ctx context.Context, d hallmark.Decision) error {
 			t.Effect, t.Reasons = d.Effect, d.Reasons
 			if d.Allowed() {
-				t.Controls = append(controls(st.Rule, source.Update{New: c.Revision}, t.On), intoto.RefControl{Name: "reviewed", Start: c.Revision, Since: t.On})
+				var err error
+				if t.Controls, err = s.controls(ctx, c.name, st.Rule, t, true); err != nil {
+					return err
+				}
 				t.Obligations = []string{"build"}
+				logged, err = s.transit(ctx, t, st.Rule)
+				return err
 			}
 			statement, err := attest.RefTransition(t)
 			if err == nil {
@@ -494,6 +527,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	})
 	if held != nil && (err != nil || !d.Allowed()) {
 		held.Release()
+		if logged != "" { // and it did not move, or nobody knows
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			err = errors.Join(err, s.settle(last, c.name, c.Target, logged))
+		}
 	}
 	if err == nil && d.Allowed() {
 		s.log.Info("reference moves", "principal", who.Name, "repository", c.name, "ref", c.Target, "new", c.Revision, "change", c.ID)

@@ -27,28 +27,31 @@ func (l Layout) path(elem ...string) string {
 }
 
 // The files and directories of a home.
-func (l Layout) TrustedRoot() string    { return l.path("trusted_root.json") }
-func (l Layout) SigningConfig() string  { return l.path("signing_config.v0.2.json") }
-func (l Layout) Roots() string          { return l.path("roots.json") }
-func (l Layout) Policy() string         { return l.path("policy", "policy.json") }
-func (l Layout) PolicyBundles() string  { return l.path("policy", "policy.sigstore.jsonl") }
-func (l Layout) Proposal() string       { return l.path("policy", "pending.json") }
-func (l Layout) PolicyLock() string     { return l.path("policy.lock") }
-func (l Layout) Genesis() string        { return l.path("genesis.sigstore.jsonl") }
-func (l Layout) Log() string            { return l.path("log") }
-func (l Layout) Guard() string          { return l.path("guard") }
-func (l Layout) Blobs() string          { return l.path("blobs") }
-func (l Layout) Index() string          { return l.path("index.sqlite") }
-func (l Layout) Advisories() string     { return l.path("advisories") }
-func (l Layout) Runs() string           { return l.path("runs") }
-func (l Layout) Deps() string           { return l.path("dependencies") }
-func (l Layout) ToolchainCache() string { return l.path("toolchain-cache") }
-func (l Layout) Fingerprints() string   { return l.path("keys", "fingerprint.key") }
-func (l Layout) Identity() string       { return l.path("home.json") }
-func (l Layout) Memory() string         { return l.path("seen") }
-func (l Layout) Repositories() string   { return l.path("repositories") }
-func (l Layout) TLS() string            { return l.path("tls") }
-func (l Layout) Digests() string        { return l.path("digests") }
+func (l Layout) TrustedRoot() string        { return l.path("trusted_root.json") }
+func (l Layout) SigningConfig() string      { return l.path("signing_config.v0.2.json") }
+func (l Layout) Roots() string              { return l.path("roots.json") }
+func (l Layout) Policy() string             { return l.path("policy", "policy.json") }
+func (l Layout) PolicyBundles() string      { return l.path("policy", "policy.sigstore.jsonl") }
+func (l Layout) Proposal() string           { return l.path("policy", "pending.json") }
+func (l Layout) PolicyLock() string         { return l.path("policy.lock") }
+func (l Layout) Genesis() string            { return l.path("genesis.sigstore.jsonl") }
+func (l Layout) Log() string                { return l.path("log") }
+func (l Layout) Guard() string              { return l.path("guard") }
+func (l Layout) Blobs() string              { return l.path("blobs") }
+func (l Layout) Index() string              { return l.path("index.sqlite") }
+func (l Layout) Advisories() string         { return l.path("advisories") }
+func (l Layout) Runs() string               { return l.path("runs") }
+func (l Layout) Deps() string               { return l.path("dependencies") }
+func (l Layout) ToolchainCache() string     { return l.path("toolchain-cache") }
+func (l Layout) Fingerprints() string       { return l.path("keys", "fingerprint.key") }
+func (l Layout) Identity() string           { return l.path("home.json") }
+func (l Layout) Memory() string             { return l.path("seen") }
+func (l Layout) Repositories() string       { return l.path("repositories") }
+func (l Layout) Spool() string              { return l.path("fetches") }
+func (l Layout) TLS() string                { return l.path("tls") }
+func (l Layout) Digests() string            { return l.path("digests") }
+func (l Layout) ToolchainCacheList() string { return l.path("toolchain-cache.list") }
+func (l Layout) Contents() string           { return l.path("contents") }
 
 // checkHome tells a missing home from one that can be used.
 func checkHome(home string) error {

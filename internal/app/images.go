@@ -127,7 +127,7 @@ type kit struct {
 	env    map[string]string // of the image
 	images []attest.Image
 	ref    build.ImageRef
-	cache  string // directory that the build's cache begins with; empty: with nothing
+	cache  warmed // what the build's cache begins with
 }
 
 // imageFault is a fault of an image that a pipeline names: it denies. Others are
@@ -231,11 +231,7 @@ func (h *Home) image(ctx context.Context, ref build.ImageRef, p image.Platform) 
 			return img, root, nil
 		}
 	}
-	err = fmt.Errorf("image %s for %s: %w", ref, p, err)
-	if hallmark.CodeOf(err) == hallmark.CodeImageNotImported {
-		err = hallmark.WithHint(err, fmt.Sprintf("hallmark image import %s --platform %s, or a path of an OCI layout or a docker archive in its place", ref, p))
-	}
-	return nil, image.Root{}, err
+	return nil, image.Root{}, notImported(fmt.Errorf("image %s for %s: %w", ref, p, err), ref.String(), p)
 }
 
 // imageTools is inventoryTools for the programs of an image: what its layers say,

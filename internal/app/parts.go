@@ -36,6 +36,11 @@ type BuildPlace struct {
 	Toolchain sandbox.Toolchain
 	HostID    int // user on the host of the steps
 	Limits    func(wall time.Duration) sandbox.Limits
+	// Root is set for an instruction of a Dockerfile: what it runs, where, and
+	// in which file system; the workspace is not there then.
+	Root *sandbox.Root
+	Argv []string
+	Dir  string
 }
 
 // Spec is how a step runs in this place.
@@ -44,6 +49,9 @@ func (p BuildPlace) Spec(c build.Command, out io.Writer) sandbox.Spec {
 		Argv: []string{"sh", "-e", "-c", c.Script}, Env: slices.Clone(c.Env), Dir: Workspace, Stdout: out, Stderr: out,
 		Limits: p.Limits(c.Timeout), Mounts: slices.Clone(p.Mounts), Layers: slices.Clone(p.Layers),
 		Workspace: &sandbox.Workspace{Lower: p.Source, Scratch: p.Scratch, Target: Workspace}, Trace: p.Trace(), Toolchain: p.Toolchain,
+	}
+	if p.Root != nil {
+		s = sandbox.Spec{Argv: slices.Clone(p.Argv), Env: slices.Clone(c.Env), Dir: p.Dir, Stdout: out, Stderr: out, Limits: p.Limits(c.Timeout), Root: p.Root, Trace: p.Trace()}
 	}
 	for i, secret := range c.Secrets {
 		s.Secrets = append(s.Secrets, secret.Value)
@@ -115,6 +123,8 @@ type BuildParts struct {
 	// SourceArchive compares an archive of the source with the commit.
 	SourceArchive func(source, name string, data []byte) *hallmark.Reason
 	Authorize     func(build.Policy, build.Facts) hallmark.Decision
+	// Explain finds the origin of everything that a build read.
+	Explain func(build.Origins, *build.Summary) ([]build.Material, error)
 	// Permit is the build policy: asked before anything runs, and by Authorize.
 	Permit build.Permit
 	// Secrets judges whether a revision may have what its steps name; Mask hides
@@ -127,7 +137,7 @@ func buildParts(r *room, h *Home) BuildParts {
 	return BuildParts{
 		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
-		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, SourceArchive: build.SourceArchive, Authorize: build.Authorize,
+		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, SourceArchive: build.SourceArchive, Authorize: build.Authorize, Explain: build.Origins.Explain,
 		Secrets: build.JudgeSecrets, Mask: build.NewMask,
 	}
 }
@@ -142,7 +152,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Explain == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

@@ -308,10 +308,16 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if len(reasons) > 0 {
 		return b.refuse(in.Revision, reasons), nil
 	}
-	err = b.home.approved(def)
+	recipes, err := b.recipes(in, def, values)
+	if err == nil {
+		err = b.home.approved(def)
+	}
 	var kit kit
 	if err == nil {
 		kit, err = b.home.toolkit(ctx, def, b.tools)
+	}
+	if refused := new(refusedError); errors.As(err, &refused) {
+		return b.refuse(in.Revision, []hallmark.Reason{refused.reason}), nil
 	}
 	if imageFault(err) {
 		return b.withoutImage(in, err), nil
@@ -346,15 +352,14 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		Source: in.Export.Dir, Scratch: scratch, HostID: b.room.hostID, Limits: b.room.limits, Toolchain: kit.chain,
 		Trace: recordIn(traces, b.home.Digests()),
 	}
-	warmed, release := "", func() {}
+	release := func() {}
 	if kit.tree == nil { // what this machine's toolchain compiled is nothing of an image's
-		if warmed, release, err = b.home.warmedCache(); err != nil {
+		if kit.cache, release, err = b.home.warmedCache(ctx); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
 	}
 	defer release()
-	kit.cache = warmed
-	if warmed != "" {
+	if warmed := kit.cache.dir; warmed != "" {
 		if err := layDirectories(warmed, sandbox.Upper(cache), b.room.hostID); err != nil {
 			return pipeline.BuildOutput{}, err
 		}
@@ -376,26 +381,43 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
+	var cooked cooked
+	if ended(res, def) {
+		if cooked, err = b.cook(ctx, in, def, recipes, place, workDir); err != nil {
+			return pipeline.BuildOutput{}, err
+		}
+	}
 	swapped, err := changed()
 	if err != nil {
 		return pipeline.BuildOutput{}, err
 	}
-	out, err := b.conclude(ctx, in, def, res, kit, scratch, swapped)
-	if err == nil && warmed != "" {
-		out.Facts.Platform["toolchainCache"] = filepath.Base(warmed)
+	out, err := b.conclude(ctx, in, def, res, kit, scratch, swapped, cooked)
+	if err == nil && kit.cache.dir != "" {
+		out.Facts.Platform["toolchainCache"], out.Facts.Platform["toolchainCacheContents"] = filepath.Base(kit.cache.dir), string(kit.cache.list)
 	}
 	return out, err
 }
 
+// ended reports whether every step of a pipeline ended well.
+func ended(res build.Result, def *build.Pipeline) bool {
+	return len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
+}
+
 // conclude collects artifacts, keeps them and judges the facts.
-func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, kit kit, scratch string, swapped bool) (pipeline.BuildOutput, error) {
+func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pipeline, res build.Result, kit kit, scratch string, swapped bool, cooked cooked) (pipeline.BuildOutput, error) {
+	finished := ended(res, def)
+	if len(cooked.steps) > 0 {
+		res.Steps, res.FinishedOn = append(res.Steps, cooked.steps...), now()
+		res.Guarantees = cooked.combined(res.Guarantees)
+		kit.tools = append(kit.tools, cooked.tools...)
+	}
 	reasons, testReasons := res.Reasons(b.home.params.EgressAllowed)
-	finished := len(res.Steps) == len(def.Steps) && res.Steps[len(res.Steps)-1].Good()
+	reasons = append(reasons, cooked.reasons...)
 	f := attest.Build{
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
 		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
 		Dependencies: in.Dependencies.List, Tools: kit.tools, Images: kit.images, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
-		Parameters: b.order.parameters, Requester: &b.order.requester, Rule: b.rule(in.Revision, def),
+		Parameters: b.order.parameters, Requester: &b.order.requester, Rule: b.rule(in.Revision, def), Recipes: cooked.files,
 	}
 	f.Platform["image"] = kit.ref.String()
 	out := pipeline.BuildOutput{}
@@ -406,6 +428,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 			return out, err
 		}
 		bad = append(append(bad, more...), b.archives(in, def, outputs)...)
+		images = append(images, cooked.images...)
 		reasons = append(reasons, bad...)
 		if len(bad) == 0 && len(reasons) == 0 {
 			for _, o := range outputs {
@@ -418,7 +441,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 			out.Images = addImages(&f, images)
 		}
 	}
-	traced, err := b.traced(ctx, in, kit, res, scratch)
+	traced, err := b.traced(ctx, in, kit, res, scratch, cooked)
 	if err != nil {
 		return out, err
 	}
@@ -444,7 +467,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	}
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
-		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: def.Steps, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
+		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: slices.Concat(def.Steps, cooked.defined), Rooms: traced.rooms, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Loaded: traced.loaded, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})
 	f.Record = hallmark.CheckRecord{Check: "build", Outcome: hallmark.Pass, Revision: in.Revision, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn, Tool: b.tool}
 	if !out.Decision.Allowed() {
 		f.Record.Outcome, f.Record.Reasons = hallmark.Fail, out.Decision.Reasons

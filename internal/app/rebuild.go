@@ -186,7 +186,7 @@ func (r *rebuild) run(ctx context.Context, out string) (Rebuilt, error) {
 		return res, err
 	}
 	res.Statement = signed.Statement
-	return res, r.write(ctx, out, signed, made.Facts.Artifacts)
+	return res, r.write(ctx, out, signed, made)
 }
 
 // inputs gathers what the build was made from, and compares it with what was
@@ -234,8 +234,10 @@ func (r *rebuild) other(in pipeline.Input) []hallmark.Reason {
 	for _, m := range r.was.provenance.BuildDefinition.ResolvedDependencies {
 		key, digest := m.Name, m.Digest["sha256"]
 		switch role, _ := m.Annotations["role"].(string); role {
-		case "tool", "image":
+		case "tool":
 			continue // explanations, not inputs that have to be the same
+		case attest.ImageToolchain.String(), attest.ImageBase.String(), "dockerfile":
+			continue // by digest in files of the commit, or one of them
 		case "source":
 			key, digest = m.URI, m.Digest["gitTree"]
 		}

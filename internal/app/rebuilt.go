@@ -17,6 +17,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/durable"
+	"github.com/hallmark-sc/hallmark/internal/image"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
@@ -74,7 +75,7 @@ func (r *rebuild) sign(ctx context.Context, rev hallmark.Revision, res Rebuilt, 
 
 // write leaves what a verifier of this home needs, and the artifacts, in out. A
 // directory that holds anything but an earlier rebuild is left alone.
-func (r *rebuild) write(ctx context.Context, out string, signed pipeline.Signed, artifacts []hallmark.Artifact) error {
+func (r *rebuild) write(ctx context.Context, out string, signed pipeline.Signed, made pipeline.BuildOutput) error {
 	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
 		if _, err := os.Stat(filepath.Join(out, rebuildFile)); err != nil {
 			return hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "directory %s is not empty and holds no earlier rebuild", out), "name another directory with --out")
@@ -86,7 +87,15 @@ func (r *rebuild) write(ctx context.Context, out string, signed pipeline.Signed,
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return hallmark.Errorf(hallmark.KindInvalid, "making %s: %w", out, err)
 	}
-	for _, a := range artifacts {
+	for _, i := range made.Images {
+		if err := r.writeImage(ctx, filepath.Join(out, filepath.Base(i.File)), i); err != nil {
+			return fmt.Errorf("writing artifact %s: %w", i.File, err)
+		}
+	}
+	for _, a := range made.Facts.Artifacts {
+		if a.Image() {
+			continue
+		}
 		b, err := r.home.stores.blobs.Get(ctx, a.Digest)
 		if err != nil {
 			return fmt.Errorf("reading artifact %s: %w", a.Name, err)
@@ -98,6 +107,28 @@ func (r *rebuild) write(ctx context.Context, out string, signed pipeline.Signed,
 	for name, b := range map[string][]byte{"roots.json": r.home.rootsJSON, "trusted_root.json": r.home.trustedJSON, rebuildFile: append(signed.JSON, '\n')} {
 		if err := writeDurable(filepath.Join(out, name), b, 0o644); err != nil {
 			return fmt.Errorf("writing %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// writeImage writes the layout of an image that was built again.
+func (r *rebuild) writeImage(ctx context.Context, dir string, i pipeline.ImageOutput) error {
+	files, err := image.Attach(i.Name, i.Subject, nil)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
+		return hallmark.Errorf(hallmark.KindInvalid, "making %s: %w", dir, err)
+	}
+	for _, d := range i.Blobs {
+		if files["blobs/sha256/"+d.Hex()], err = r.home.stores.blobs.Get(ctx, d); err != nil {
+			return err
+		}
+	}
+	for name, b := range files {
+		if err := writeDurable(filepath.Join(dir, filepath.FromSlash(name)), b, 0o644); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -15,10 +15,13 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/sign"
@@ -33,6 +36,8 @@ type ServeConfig struct {
 	Log        *slog.Logger
 	// Ready is called with the address once connections are taken. Optional.
 	Ready func(url, authority string)
+	// Parts takes controls away, for drills; the zero value takes none.
+	Parts GateParts
 }
 
 // Server is all gates in one process.
@@ -47,9 +52,12 @@ type Server struct {
 	spare  *spareWorker // for the secrets of pushes
 	key    []byte       // of fingerprints
 	work   string
+	parts  GateParts
 
 	counters counters
 	locks    refLocks
+	issued   sync.Map // tokens that the log is known to have
+	spool    *spool
 
 	mu    sync.RWMutex
 	state *rules
@@ -62,6 +70,7 @@ type rules struct {
 	book     *access.Book
 	signers  func(sig, signed []byte, at time.Time) verdictOf
 	binaries []hallmark.Digest
+	params   policy.Parameters
 	stamp    policyStamp
 }
 
@@ -117,10 +126,15 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log}
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
 	var lock *os.File
 	done := func() {
+		if s.spool != nil {
+			if err := s.spool.close(context.WithoutCancel(ctx)); err != nil {
+				s.log.Error("fetch records were not sealed; the next start does it", "error", err.Error())
+			}
+		}
 		s.signer.end()
 		if s.spare != nil {
 			s.spare.close()
@@ -158,6 +172,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		}
 		s.room = &room{box: box, hostID: sandbox.HostID(), work: s.work, params: h.params}
 		s.spare = &spareWorker{room: s.room, args: []string{secrets.JobName}, log: cfg.Log}
+		if s.spool, err = openSpool(h.Spool(), s.sealFetches); err != nil {
+			return err
+		}
 		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush()})
 		return err
 	}()
@@ -180,16 +197,17 @@ func (h *Home) mayGate() bool {
 
 // policyStamp tells whether another policy came into force.
 type policyStamp struct {
-	modified time.Time
-	size     int64
+	modified, changed int64
+	inode             uint64
+	size              int64
 }
 
 func stampOf(path string) (policyStamp, error) {
-	st, err := os.Stat(path)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
 		return policyStamp{}, hallmark.Errorf(hallmark.KindInvalid, "reading the policy in force: %w", err)
 	}
-	return policyStamp{st.ModTime(), st.Size()}, nil
+	return policyStamp{st.Mtim.Nano(), st.Ctim.Nano(), st.Ino, st.Size}, nil
 }
 
 func (s *Server) rules() *rules {
@@ -222,7 +240,12 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	if err := s.home.readPolicy(); err != nil {
+	if s.parts.Document == nil {
+		if err := s.home.readPolicy(); err != nil {
+			return err
+		}
+	}
+	if err := s.parts.document(s.home); err != nil {
 		return err
 	}
 	book, err := access.NewBook(s.home.document.Access)
@@ -235,7 +258,7 @@ func (s *Server) reload() error {
 	}
 	s.state = &rules{
 		policy: s.home.policy.Digest(), version: s.home.policy.Version(), book: book, signers: verifySigner,
-		binaries: s.home.params.Binaries, stamp: stamp,
+		binaries: s.home.params.Binaries, params: s.home.params, stamp: stamp,
 	}
 	return nil
 }

@@ -24,8 +24,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
 	"github.com/hallmark-sc/hallmark/internal/identity"
-	"github.com/hallmark-sc/hallmark/internal/scan"
-	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -72,22 +70,39 @@ func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate
 func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repository, ref string) access.Ruling {
 	t, ok := who.Token.(access.Token)
 	if !ok || !t.Covers(p, repository) {
-		return access.Ruling{Reason: hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
-			Message: fmt.Sprintf("token %s is not for %s in %s", who.Key, p, repository), Fix: "sign in for it: hallmark sign-in --scope " + string(p)}}
+		reason := hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
+			Message: fmt.Sprintf("token %s is not for %s in %s", who.Key, p, repository), Fix: "sign in for it: hallmark sign-in --scope " + string(p)}
+		if !g.s.parts.ignores(reason) {
+			return access.Ruling{Reason: reason}
+		}
 	}
-	return r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	ruling := r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	ruling.Allowed = ruling.Allowed || g.s.parts.ignores(ruling.Reason)
+	return ruling
 }
 
 // Fetch decides whether somebody may read a repository.
-func (g *sourceGate) Fetch(_ context.Context, who gitgate.Caller, repository string) (hallmark.Decision, error) {
+func (g *sourceGate) Fetch(ctx context.Context, who gitgate.Caller, repository string, record bool) (hallmark.Decision, error) {
 	r, err := g.s.current()
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	if ruling := g.may(r, who, access.RepositoryRead, repository, ""); !ruling.Allowed {
-		return gate.Denied(ruling.Reason), nil
+	ruling := g.may(r, who, access.RepositoryRead, repository, "")
+	d := hallmark.Decision{Effect: hallmark.Allow}
+	if !ruling.Allowed {
+		d = gate.Denied(ruling.Reason)
 	}
-	return hallmark.Decision{Effect: hallmark.Allow}, nil
+	if !record && d.Allowed() {
+		return d, nil
+	}
+	g.s.counters.count("fetch", d, nil)
+	err = g.s.spool.add(ctx, fetchRecord{
+		Principal: who.Name, Token: who.Key, Method: who.Method, Repository: repository, Effect: d.Effect, Grant: ruling.Grant, Code: ruling.Reason.Code, Policy: r.policy, On: now(),
+	})
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	return d, nil
 }
 
 // considered is what Record needs of a decision.
@@ -100,9 +115,9 @@ type considered struct {
 	rule   map[string]access.RefRule
 	last   map[string]lastTransition // by ref
 	on     time.Time
-	done   map[string]bool // recorded, by ref
-	locked []lockedRef     // of the transaction under way
-	held   bool            // it waits for maintainers
+	done   map[string]hallmark.Digest // statements recorded, by ref
+	locked []lockedRef                // of the transaction under way
+	held   bool                       // it waits for maintainers
 }
 
 type lockedRef struct {
@@ -122,7 +137,7 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now(), done: map[string]bool{}}
+	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now(), done: map[string]hallmark.Digest{}}
 	p.State = c
 	in, err := gitcli.NewIncoming(p.Dir, p.Quarantine)
 	if err != nil {
@@ -132,10 +147,12 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	return gate.Consider(ctx, gate.Steps{
 		Authenticate: func(context.Context) (hallmark.Principal, error) { return p.Caller.Principal, nil },
 		Authorize: func(ctx context.Context, _ hallmark.Principal) ([]hallmark.Reason, error) {
-			return g.authorize(ctx, p, c)
+			against, err := g.authorize(ctx, p, c)
+			return g.s.parts.heed(against), err
 		},
 		Gather: func(ctx context.Context) error {
 			reasons, err = g.gather(ctx, p, c, in, say)
+			reasons = g.s.parts.heed(reasons)
 			return err
 		},
 		Decide: func(ctx context.Context) (hallmark.Decision, error) {
@@ -159,12 +176,15 @@ func refName(ref string) string {
 	switch {
 	case !pushedRef.MatchString(ref):
 		return "only branches and tags are taken, named with letters, digits and . _ / + @ = -"
-	case strings.Contains(ref, "..") || strings.Contains(ref, "//") || strings.HasSuffix(ref, "/") || strings.HasSuffix(ref, ".lock") || strings.HasSuffix(ref, ".") || strings.Contains(ref, "/.") || strings.Contains(ref, "@{"):
+	case strings.Contains(ref, "/-") || strings.Contains(ref, "..") || strings.Contains(ref, "//") || strings.HasSuffix(ref, "/") || strings.HasSuffix(ref, ".lock") || strings.HasSuffix(ref, ".") || strings.Contains(ref, "/.") || strings.Contains(ref, "@{"):
 		return "git or a path could read it as something else"
 	case len(ref) > 200:
 		return "it is longer than 200 characters"
 	}
 	_, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+	if first, _, more := strings.Cut(short, "/"); more && slices.Contains([]string{"refs", "heads", "tags", "remotes"}, strings.ToLower(first)) || strings.HasSuffix(strings.ToUpper(short), "HEAD") && !more {
+		return "git could take it for another reference"
+	}
 	if len(short) >= 7 && strings.Trim(short, "0123456789abcdef") == "" {
 		return "it looks like a commit"
 	}
@@ -173,7 +193,10 @@ func refName(ref string) string {
 
 // authorize asks who may move each reference at all, and how.
 func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *considered) ([]hallmark.Reason, error) {
-	var out []hallmark.Reason
+	if n := len(p.Updates); n == 0 || n > maxPushedRefs {
+		return []hallmark.Reason{{Code: hallmark.CodePushRefs, Check: "access", Message: fmt.Sprintf("a push of %d references; 1 to %d are taken at once", n, maxPushedRefs), Fix: "push fewer at a time"}}, nil
+	}
+	out := alike(p.Updates)
 	for _, u := range p.Updates {
 		if why := refName(u.Ref); why != "" {
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("reference %q: %s", u.Ref, why), Fix: "use another name"})
@@ -211,11 +234,14 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 				return nil, err
 			}
 			out = append(out, reason)
+		case tag && byChange(rule):
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("rule %s wants approvals, checks or owners for %s, and no change can be made for a tag", rule.Name, u.Ref),
+				Fix: "let the rule for tags want none of them, and say who may make tags: hallmark access refs --set FILE"})
 		case tag:
 			out = append(out, tagReasons(u, last)...)
 		case c.held:
-		case rule.Needed() > 0:
-			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, rule.Needed()),
+		case byChange(rule):
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("%s takes only changes that %d persons agreed to", u.Ref, rule.Needed()) + wanted(rule),
 				Missing: "an approved change for " + u.New, Fix: "push to a branch of your own, then: hallmark change propose " + p.Repository + " --from BRANCH --to " + strings.TrimPrefix(u.Ref, "refs/heads/")})
 		case u.Deletes() && rule.History != access.Rewrite:
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefDelete, Check: "access", Message: u.Ref + " can't be deleted: rule " + rule.Name, Fix: "leave it; nothing is lost by keeping it"})
@@ -252,6 +278,57 @@ func (g *sourceGate) elsewhere(ctx context.Context, p *gitgate.Push, c *consider
 		Fix: "find out who moved it; hallmark source verify shows what differs"}, nil
 }
 
+// byChange reports whether a rule wants what a push can't show.
+func byChange(r access.RefRule) bool {
+	return r.Needed() > 0 || len(r.Checks) > 0 || len(r.Owners) > 0
+}
+
+func wanted(r access.RefRule) string {
+	if len(r.Checks) == 0 {
+		return ""
+	}
+	return ", and that passed " + strings.Join(r.Checks, ", ")
+}
+
+// alike finds references of one push that a person, a path or git could take for
+// one another, and what stands in it twice.
+func alike(updates []source.Update) []hallmark.Reason {
+	var out []hallmark.Reason
+	seen := map[string]string{}
+	for _, u := range updates {
+		short := shortName(u.Ref)
+		if other, twice := seen[short]; twice {
+			out = append(out, hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: fmt.Sprintf("%q and %q in one push would be taken for each other", other, u.Ref), Fix: "use another name"})
+		}
+		seen[short] = u.Ref
+	}
+	return out
+}
+
+// shortName is a reference's name without its kind, as it is compared.
+func shortName(ref string) string {
+	_, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+	return source.Fold(short)
+}
+
+// taken says which of the references a new one would be taken for.
+func taken(ref string, refs map[string]string) *hallmark.Reason {
+	short := func(ref string) string {
+		_, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+		return short
+	}
+	wanted, other := short(ref), ""
+	for name := range refs {
+		if name != ref && sameFolded(short(name), wanted) && (other == "" || name < other) {
+			other = name
+		}
+	}
+	if other == "" {
+		return nil
+	}
+	return &hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: ref + " would be taken for " + other, Fix: "use another name"}
+}
+
 func orNone(id string) string {
 	if strings.Trim(id, "0") == "" {
 		return "that it does not exist"
@@ -278,83 +355,114 @@ func tagReasons(u source.Update, last lastTransition) []hallmark.Reason {
 
 // Limits on one push.
 const (
+	maxPushedRefs = 100
 	maxPushedFile = 100 << 20
 	maxSameReason = 10
+	// maxLoggedReasons bounds what is logged of each reference that was refused.
+	maxLoggedReasons = 50
+	// knownTips is how many branches are named to git as judged, and lookedUp how
+	// many are looked up in the log for that.
+	knownTips = 200
+	lookedUp  = 400
 )
 
 // gather looks at history, commits, objects and secrets.
 func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming, say func(string)) ([]hallmark.Reason, error) {
 	var out []hallmark.Reason
 	heads := sync.OnceValues(func() (map[string]string, error) { return gitcli.Refs(ctx, p.Dir, "refs/heads", "refs/tags") })
+	every := map[string]bool{}
+	names := map[string]string{}
+	if slices.ContainsFunc(p.Updates, source.Update.Creates) {
+		all, err := heads()
+		if err != nil {
+			return nil, err
+		}
+		names = maps.Clone(all)
+	}
 	for _, u := range p.Updates {
-		reasons, err := g.history(ctx, u, c.rule[u.Ref], heads, in)
+		reasons, err := g.history(ctx, u, c.rule[u.Ref], names, in)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, reasons...)
+		names[u.Ref] = u.New
+		every[u.Ref] = c.rule[u.Ref].History == access.Descend
 	}
-	known := func(context.Context) ([]string, error) {
+	known := func(ctx context.Context) ([]string, error) {
 		all, err := heads()
-		var ids []string
-		for name, id := range all {
-			if strings.HasPrefix(name, "refs/heads/") {
-				ids = append(ids, id)
-			}
+		if err != nil {
+			return nil, err
 		}
-		return ids, err
+		return g.judged(ctx, p.Dir, c.uri, all)
 	}
 	say("looking at what was pushed")
 	facts, err := source.JudgePush(ctx, source.PushConfig{
-		Incoming: in, Verify: c.rules.signers, Same: c.rules.same, Known: known, Clock: now, Binaries: c.rules.binaries, MaxFile: maxPushedFile, MaxReason: maxSameReason,
+		Incoming: in, Verify: c.rules.signers, Same: c.rules.same, Known: known, Every: every, Clock: now, Binaries: c.rules.binaries, MaxFile: maxPushedFile, MaxReason: maxSameReason,
 	}, p.Updates)
 	if err != nil {
 		return nil, err
 	}
 	c.facts = facts
 	out = append(out, facts.Reasons...)
+	for ref, tip := range facts.Tips {
+		if c.held { // its checks are asked for when it lands
+			break
+		}
+		st := standing{Rule: c.rule[ref]}
+		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, Revision: tip}, &st); err != nil {
+			return nil, err
+		}
+		out = append(out, st.Reasons...)
+	}
 	rec, found, err := g.secrets(ctx, p, c, in)
 	if err != nil {
 		return nil, err
 	}
 	c.checks = append(c.checks, rec)
 	if rec.Outcome != hallmark.Pass {
-		objects := map[string]bool{}
-		for _, f := range found {
-			objects[f.Object] = true
-		}
-		var commits []string
-		for _, pc := range facts.Commits {
-			commits = append(commits, pc.Commit)
-		}
-		places, err := source.Places(ctx, in, commits, objects)
+		places, err := placesOf(ctx, in, facts, found)
 		if err != nil {
 			return nil, err
 		}
-		for _, id := range commits {
-			places[id] = source.Place{Commit: id, Path: "message or header"}
+		out = append(withheld(out), pushedSecrets(rec, found, places)...)
+	}
+	return out, nil
+}
+
+// judged are the tips of branches whose history was judged: those that are where
+// the log says. One that was moved outside of the gate vouches for nothing. The
+// repository's own first branch comes first: most others begin there.
+func (g *sourceGate) judged(ctx context.Context, dir, uri string, heads map[string]string) ([]string, error) {
+	names := slices.Sorted(maps.Keys(heads))
+	if first := gitcli.First(dir); heads[first] != "" {
+		names = append([]string{first}, names...)
+	}
+	var out []string
+	looked := 0
+	for _, name := range names {
+		if len(out) == knownTips || looked == lookedUp {
+			break
 		}
-		out = append(out, pushedSecrets(rec, found, places)...)
+		if !strings.HasPrefix(name, "refs/heads/") {
+			continue
+		}
+		looked++
+		last, err := g.s.home.lastTransition(ctx, uri, name)
+		if err != nil {
+			return nil, err
+		}
+		if last.New == heads[name] {
+			out = append(out, heads[name])
+		}
 	}
 	return out, nil
 }
 
 // history wants branches to go forward, and names that are not taken.
-func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.RefRule, heads func() (map[string]string, error), in *gitcli.Incoming) ([]hallmark.Reason, error) {
+func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.RefRule, heads map[string]string, in *gitcli.Incoming) ([]hallmark.Reason, error) {
 	if u.Creates() {
-		all, err := heads()
-		if err != nil {
-			return nil, err
-		}
-		short := func(ref string) (kind, name string) {
-			kind, name, _ = strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
-			return kind, name
-		}
-		kind, wanted := short(u.Ref)
-		for name := range all {
-			k, n := short(name)
-			if k != kind && n == wanted || name != u.Ref && sameFolded(name, u.Ref) {
-				return []hallmark.Reason{{Code: hallmark.CodeRefName, Check: "access", Message: u.Ref + " would be taken for " + name, Fix: "use another name"}}, nil
-			}
+		if r := taken(u.Ref, heads); r != nil {
+			return []hallmark.Reason{*r}, nil
 		}
 		return nil, nil
 	}
@@ -381,55 +489,6 @@ func sameFolded(a, b string) bool {
 	return source.Fold(a) == source.Fold(b)
 }
 
-// incomingObjects streams what a push brings to the scanner of secrets.
-type incomingObjects struct{ in *gitcli.Incoming }
-
-func (o incomingObjects) Each(ctx context.Context, _ string, fn func(secrets.Object) error) error {
-	return o.in.Objects(ctx, func(b source.Object) error {
-		if b.Type == "tree" {
-			return nil
-		}
-		if b.Data == nil && b.Size > 0 {
-			return hallmark.Errorf(hallmark.KindInvalid, "object %s has %d bytes, more than can be looked at", b.ID, b.Size)
-		}
-		return fn(secrets.Object{ID: b.ID, Type: b.Type, Data: b.Data})
-	})
-}
-
-func (g *sourceGate) secrets(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming) (hallmark.CheckRecord, []hallmark.Finding, error) {
-	params := g.s.home.params
-	rev := hallmark.Revision{Repository: c.uri}
-	for _, u := range p.Updates {
-		if !u.Deletes() {
-			rev.Ref, rev.Commit = u.Ref, u.New
-		}
-	}
-	if rev.Commit == "" || p.Quarantine == "" {
-		return hallmark.CheckRecord{Check: "secrets", Outcome: hallmark.Pass, Revision: rev, StartedOn: c.on, FinishedOn: c.on, Tool: g.s.tool, Coverage: &hallmark.Coverage{}}, nil, nil
-	}
-	return secrets.Scan(ctx, secrets.Config{
-		Worker: g.s.spare, Key: g.s.key, Thresholds: scan.Thresholds{Severity: params.Severity, Confidence: params.Confidence}, Clock: now, Tool: g.s.tool, Wall: scanWall,
-	}, rev, incomingObjects{in})
-}
-
-// pushedSecrets names each finding's place, never its value.
-func pushedSecrets(rec hallmark.CheckRecord, found []hallmark.Finding, places map[string]source.Place) []hallmark.Reason {
-	if len(found) == 0 || rec.Outcome == hallmark.Errored {
-		return rec.Reasons
-	}
-	var out []hallmark.Reason
-	for _, f := range found {
-		if len(out) == maxSameReason {
-			out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets", Message: "and more"})
-			break
-		}
-		out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets",
-			Message: fmt.Sprintf("%s (%s) in %s, line %d (object %s)", f.Message, f.Rule, places[f.Object], f.Line, f.Object),
-			Fix:     "revoke it, take it out of every commit that has it (git rebase -i, or git filter-repo), and push again"})
-	}
-	return out
-}
-
 func (r *rules) same(principal, address string) bool {
 	p, ok := r.book.Named(principal)
 	return ok && p.Kind == access.Person && slices.ContainsFunc(p.Aliases, func(a string) bool { return strings.EqualFold(a, address) })
@@ -449,9 +508,18 @@ func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTran
 
 // refused keeps the evidence of a denial.
 func (g *sourceGate) refused(ctx context.Context, p *gitgate.Push, c *considered, d hallmark.Decision) error {
-	for _, u := range p.Updates {
+	updates := p.Updates
+	if len(updates) > maxPushedRefs {
+		updates = updates[:1]
+	}
+	for _, u := range updates {
 		t := c.transition(p, u)
-		t.Effect, t.Reasons = hallmark.Deny, d.Reasons
+		t.Effect, t.Reasons = hallmark.Deny, d.Reasons[:min(len(d.Reasons), maxLoggedReasons)]
+		if slices.ContainsFunc(d.Reasons, func(r hallmark.Reason) bool { return r.Code == hallmark.CodeSecretFound }) {
+			for i := range t.Commits { // an author's name can hold it too
+				t.Commits[i].Author, t.Commits[i].Committer = "", ""
+			}
+		}
 		st, err := attest.RefTransition(t)
 		if err != nil {
 			return err
@@ -474,96 +542,18 @@ func codesOf(reasons []hallmark.Reason) []string {
 	return out
 }
 
-// Record makes allowed transitions evidence; git holds the references' locks.
-func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, updates []source.Update) error {
-	c, ok := p.State.(*considered)
-	if !ok {
-		return hallmark.Errorf(hallmark.KindInternal, "nothing was decided of this push")
-	}
-	fresh := slices.DeleteFunc(slices.Clone(updates), func(u source.Update) bool { return c.done[u.Ref] })
-	if len(fresh) == 0 {
-		return nil
-	}
-	g.settle(p, c)
-	for _, u := range fresh {
-		unlock, err := g.s.locks.lock(ctx, p.Repository, u.Ref)
-		if err != nil {
-			return err
-		}
-		c.locked = append(c.locked, lockedRef{u.Ref, unlock})
-		if err := g.follows(ctx, c, u); err != nil {
-			return err
-		}
-	}
-	for _, u := range fresh {
-		if err := g.record(ctx, p, c, u); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// follows wants the log to say of a reference what it said when the push was
-// judged, or to have come back to the same revision.
-func (g *sourceGate) follows(ctx context.Context, c *considered, u source.Update) error {
-	last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
-	if err != nil || last.Statement == c.last[u.Ref].Statement {
-		return err
-	}
-	if !at(last, u.Old) || strings.HasPrefix(u.Ref, "refs/tags/") {
-		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeRefBusy, "%s moved since the push was judged: push again", u.Ref)
-	}
-	c.last[u.Ref] = last
-	return nil
-}
-
-func (g *sourceGate) record(ctx context.Context, p *gitgate.Push, c *considered, u source.Update) error {
-	t := c.transition(p, u)
-	t.Effect = hallmark.Allow
-	t.Controls = controls(c.rule[u.Ref], u, c.on)
-	t.Obligations = []string{"build"}
-	st, err := attest.RefTransition(t)
+// malformed logs that git itself would not take a push, before it asked anything:
+// its objects are damaged or not all there.
+func (g *sourceGate) malformed(ctx context.Context, p *gitgate.Push) error {
+	r, err := g.s.current()
 	if err != nil {
 		return err
 	}
-	if _, err := g.s.signer.sign(ctx, sign.Gate, st, nil); err != nil {
-		return err
-	}
-	c.done[u.Ref] = true
-	g.s.log.Info("reference moves", "principal", p.Caller.Name, "repository", p.Repository, "ref", u.Ref, "old", u.Old, "new", u.New)
-	return nil
-}
-
-func controls(rule access.RefRule, u source.Update, on time.Time) []intoto.RefControl {
-	var out []intoto.RefControl
-	add := func(name string) { out = append(out, intoto.RefControl{Name: name, Start: u.New, Since: on}) }
-	add("signed-commits")
-	add("push-secrets-scan")
-	if rule.History == access.Descend {
-		add("descendants-only")
-	}
-	return out
-}
-
-// Moved ends a push.
-func (g *sourceGate) Moved(p *gitgate.Push) {
-	if c, ok := p.State.(*considered); ok {
-		g.settle(p, c)
-	}
-}
-
-// settle looks whether what was logged happened, also where it is not known
-// whether it was logged; what did not is carried out or logged as void.
-func (g *sourceGate) settle(p *gitgate.Push, c *considered) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	for _, l := range c.locked {
-		if err := g.s.settle(ctx, p.Repository, l.ref); err != nil {
-			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", l.ref, "error", err.Error())
-		}
-		l.unlock()
-	}
-	c.locked = nil
+	p.Updates = p.Announced
+	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now()}
+	d := gate.Denied(hallmark.Reason{Code: hallmark.CodeSourceObjectInvalid, Check: "source", Message: "git did not take the objects of the push: they are damaged, or some are missing", Fix: "git fsck, in the repository that was pushed from"})
+	g.s.counters.count("push", d, nil)
+	return g.refused(ctx, p, c, d)
 }
 
 // hold keeps a push of somebody who may only propose: as a pack that no reference
@@ -579,7 +569,7 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 		return hallmark.Decision{}, err
 	}
 	r := intoto.ChangeReview{
-		Action: intoto.ReviewHold, Change: intoto.ChangeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
+		Action: intoto.ReviewHold, Change: g.s.parts.changeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
 		Actor: p.Caller.Principal, Grant: c.grants[u.Ref], Pack: digest, On: c.on, Policy: c.rules.policy,
 	}
 	if err := g.s.logReview(ctx, r, hallmark.Decision{Effect: hallmark.Allow}); err != nil {

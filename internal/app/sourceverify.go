@@ -12,6 +12,7 @@ import (
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/intoto"
+	"github.com/hallmark-sc/hallmark/verify"
 )
 
 // RefDifference is one reference that is not where the log says.
@@ -88,21 +89,19 @@ const zeros = "0000000000000000000000000000000000000000"
 // transitions are those of a repository's references, each list in its order, and
 // what does not follow from the one before.
 func (h *Home) transitions(ctx context.Context, uri string) (map[string][]intoto.RefTransition, []RefDifference, error) {
-	rows, err := h.stores.index.OfPredicate(ctx, intoto.PredicateTransition)
-	if err != nil {
-		return nil, nil, err
-	}
 	out := map[string][]intoto.RefTransition{}
 	last := map[string]hallmark.Digest{}
 	var broken []RefDifference
-	for _, row := range rows {
-		t, err := h.readTransition(ctx, row.Bundle)
+	unkept := map[string]intoto.RefTransition{} // newest, by ref
+	err := h.eachLogged(ctx, []string{intoto.PredicateTransition}, func(v verify.Statement) error {
+		t, err := intoto.DecodePredicate[intoto.RefTransition](v.Statement())
 		if err != nil {
-			return nil, nil, fmt.Errorf("reading transition %s: %w", row.Statement, err)
+			return fmt.Errorf("reading transition %s: %w", v.Digest(), err)
 		}
 		if t.Repository != uri || t.Effect != hallmark.Allow {
-			continue
+			return nil
 		}
+		delete(unkept, t.Ref) // this one followed, or says below that it did not
 		before := zeros
 		if chain := out[t.Ref]; len(chain) > 0 {
 			before = chain[len(chain)-1].New
@@ -112,7 +111,18 @@ func (h *Home) transitions(ctx context.Context, uri string) (map[string][]intoto
 				Detail: fmt.Sprintf("the transition of %s does not follow from the one before: evidence is missing", t.On.Format("2006-01-02T15:04:05Z"))})
 		}
 		out[t.Ref] = append(out[t.Ref], t)
-		last[t.Ref] = row.Statement
+		last[t.Ref] = v.Digest()
+		return nil
+	}, func(_ uint64, st intoto.Statement) error {
+		t, err := intoto.DecodePredicate[intoto.RefTransition](st)
+		if err == nil && t.Repository == uri && t.Effect == hallmark.Allow {
+			unkept[t.Ref] = t
+		}
+		return nil
+	})
+	for ref, t := range unkept {
+		broken = append(broken, RefDifference{Ref: ref, Is: t.New, Logged: t.Old, Code: hallmark.CodeEvidenceMissing,
+			Detail: "a transition to it was logged, and no bundle of it is kept: the server was stopped while it signed, or somebody took it away"})
 	}
-	return out, broken, nil
+	return out, broken, err
 }

@@ -52,14 +52,17 @@ func (s *spareWorker) Run(ctx context.Context, job scan.Job) (scan.Report, error
 		return s.room.Run(ctx, job)
 	}
 	defer s.prepare()
-	ctx, cancel := context.WithTimeout(ctx, job.Wall)
+	limited, cancel := context.WithTimeout(ctx, job.Wall)
 	defer cancel()
-	defer context.AfterFunc(ctx, w.end)()
+	defer context.AfterFunc(limited, w.end)()
 	_, err := io.Copy(w.in, job.Stdin)
 	w.in.CloseWithError(err) // nil ends the input; an error ends the worker's in the middle
 	<-w.done
-	if w.err == nil && ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return scan.Report{}, ctx.Err()
+	case limited.Err() != nil: // its time since it was given the job, as of any other
+		return scan.Report{Stderr: w.report.Stderr, ExitCode: -1, LimitHit: "wall"}, nil
 	}
 	return w.report, w.err
 }

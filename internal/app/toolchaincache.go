@@ -4,15 +4,18 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +42,8 @@ type Warmed struct {
 	Key     string // of the toolchain
 	Entries int
 	Bytes   int64
+	// Contents is the digest of the list of what it holds.
+	Contents hallmark.Digest
 }
 
 // standard are import paths of the standard library: their first element has no dot.
@@ -91,6 +96,9 @@ func WarmCache(ctx context.Context, home string, packages []string) (Warmed, err
 	if w.Entries, w.Bytes, err = admitCache(filepath.Join(made, "go")); err != nil {
 		return Warmed{}, err
 	}
+	if w.Contents, err = h.keepCacheList(ctx, made); err != nil {
+		return Warmed{}, err
+	}
 	if err := os.Chmod(made, 0o755); err != nil {
 		return Warmed{}, err
 	}
@@ -100,7 +108,70 @@ func WarmCache(ctx context.Context, home string, packages []string) (Warmed, err
 	if err := os.Rename(made, filepath.Join(store, key)); err != nil {
 		return Warmed{}, hallmark.Errorf(hallmark.KindUnavailable, "putting the cache in its place (a build may use the old one): %w", err)
 	}
+	// Until this is written nothing uses the cache.
+	if err := (durable.Disk{}).Replace(h.ToolchainCacheList(), []byte(key+" "+string(w.Contents)+"\n"), 0o600); err != nil {
+		return Warmed{}, fmt.Errorf("naming the contents of the cache: %w", err)
+	}
 	return w, nil
+}
+
+// maxCacheList bounds the list of a cache: all of the standard library makes some
+// thousand files.
+const maxCacheList = 64 << 20
+
+// keepCacheList keeps the list of what a cache holds, and returns its digest. It
+// lies among the blobs, away from the cache, and names each file with its digest:
+// a cache that was changed afterwards is told by every file that a build reads.
+func (h *Home) keepCacheList(ctx context.Context, dir string) (hallmark.Digest, error) {
+	held, err := digestsBelow(dir)
+	if err != nil {
+		return "", fmt.Errorf("listing the cache: %w", err)
+	}
+	var list bytes.Buffer
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		fmt.Fprintf(&list, "%s %s\n", held[name], name)
+	}
+	d, err := h.stores.blobs.Put(ctx, list.Bytes())
+	if err != nil {
+		return "", fmt.Errorf("keeping the list of the cache: %w", err)
+	}
+	return d, nil
+}
+
+// cacheList reads the list of the cache for a toolchain; ok is false where the
+// home names none.
+func (h *Home) cacheList(ctx context.Context, key string) (held map[string]hallmark.Digest, list hallmark.Digest, ok bool, err error) {
+	b, err := readLimited(h.ToolchainCacheList(), 4096)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", false, nil
+	}
+	if err != nil {
+		return nil, "", false, fmt.Errorf("reading %s: %w", h.ToolchainCacheList(), err)
+	}
+	of, named, _ := strings.Cut(strings.TrimSuffix(string(b), "\n"), " ")
+	list = hallmark.Digest(named)
+	if err := list.Check(); err != nil {
+		return nil, "", false, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "reading %s: %w", h.ToolchainCacheList(), err), "hallmark cache warm makes the cache again")
+	}
+	if of != key {
+		return nil, "", false, nil
+	}
+	raw, err := h.stores.blobs.Get(ctx, list)
+	if err == nil && len(raw) > maxCacheList {
+		err = fmt.Errorf("%d bytes, more than %d", len(raw), maxCacheList)
+	}
+	if err != nil {
+		return nil, "", false, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "reading the list of the toolchain cache: %w", err), "hallmark cache warm makes the cache again")
+	}
+	held = map[string]hallmark.Digest{}
+	for line := range strings.Lines(string(raw)) {
+		d, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !ok || hallmark.Digest(d).Check() != nil || name == "" {
+			return nil, "", false, hallmark.Errorf(hallmark.KindInvalid, "reading the list of the toolchain cache %s: %.80q", list, line)
+		}
+		held[name] = hallmark.Digest(d)
+	}
+	return held, list, true, nil
 }
 
 // compileStandard fills a cache directory, with and without -trimpath, which
@@ -206,31 +277,42 @@ func dropCaches(store, but string) error {
 	return nil
 }
 
-// warmedCache returns the cache for the toolchain as it is now, or "" where there
-// is none. It stays until release.
-func (h *Home) warmedCache() (dir string, release func(), err error) {
+// warmed is a cache that a build uses.
+type warmed struct {
+	dir  string                     // empty: there is none
+	held map[string]hallmark.Digest // what it held when it was made, by path below dir
+	list hallmark.Digest            // of the list that says so
+}
+
+// warmedCache returns the cache for the toolchain as it is now, or none where the
+// home has none of which it knows what it held. It stays until release.
+func (h *Home) warmedCache(ctx context.Context) (w warmed, release func(), err error) {
 	release = func() {}
 	if _, err := os.Stat(h.ToolchainCache()); err != nil {
-		return "", release, nil // nobody made one
+		return w, release, nil // nobody made one
 	}
 	root, err := toolchainRoot()
 	if err != nil {
-		return "", release, nil // nothing to cache for
+		return w, release, nil // nothing to cache for
 	}
 	key, err := toolchainKey(root)
 	if err != nil {
-		return "", release, err
+		return w, release, err
 	}
-	dir = filepath.Join(h.ToolchainCache(), key)
+	held, list, ok, err := h.cacheList(ctx, key)
+	if err != nil || !ok {
+		return w, release, err
+	}
+	dir := filepath.Join(h.ToolchainCache(), key)
 	f, err := os.Open(dir)
 	if err != nil {
-		return "", release, nil // made for another toolchain
+		return w, release, nil // made for another toolchain
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
 		f.Close()
-		return "", release, nil // it is being removed
+		return w, release, nil // it is being removed
 	}
-	return dir, func() { f.Close() }, nil
+	return warmed{dir: dir, held: held, list: list}, func() { f.Close() }, nil
 }
 
 // layDirectories makes the directories of a cache in the layer that a build writes

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hallmark-sc/hallmark"
 )
 
 // TestAdmitCache: a cache in which a name and a content don't belong together is
@@ -89,4 +91,58 @@ func TestToolchainKey(t *testing.T) {
 	if key() == before {
 		t.Error("a change that was undone does not show")
 	}
+}
+
+// TestCacheList: what the cache held is known by a list that lies elsewhere; a
+// cache without one, or of another toolchain, is not used, and one that is not
+// whole is an error.
+func TestCacheList(t *testing.T) {
+	l := newLab(t)
+	h, err := readHome(l.home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "go", "ab"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go", "ab", "x-d"), []byte("output"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	list, err := h.keepCacheList(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok, err := h.cacheList(t.Context(), "key"); ok || err != nil {
+		t.Errorf("no list: %t, %v", ok, err)
+	}
+	name := func(text string) {
+		if err := os.WriteFile(h.ToolchainCacheList(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name("key " + string(list) + "\n")
+	held, got, ok, err := h.cacheList(t.Context(), "key")
+	if err != nil || !ok || got != list || len(held) != 1 || held["go/ab/x-d"] != hallmark.DigestOf([]byte("output")) {
+		t.Errorf("%v %s %t, %v", held, got, ok, err)
+	}
+	if _, _, ok, err := h.cacheList(t.Context(), "other"); ok || err != nil {
+		t.Errorf("another toolchain: %t, %v", ok, err)
+	}
+	for what, text := range map[string]string{"no digest": "key\n", "not kept": "key " + string(hallmark.DigestOf([]byte("none"))) + "\n", "no list": "key " + string(mustPut(t, h, "x\n")) + "\n", "empty": ""} {
+		name(text)
+		if _, _, ok, err := h.cacheList(t.Context(), "key"); ok || err == nil {
+			t.Errorf("%s: %t, %v", what, ok, err)
+		}
+	}
+}
+
+func mustPut(t *testing.T, h *Home, text string) hallmark.Digest {
+	t.Helper()
+	d, err := h.stores.blobs.Put(t.Context(), []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }

@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -33,6 +34,8 @@ type traced struct {
 	trace    attest.Trace
 	logs     []hallmark.Digest  // of each step; "" where there is none
 	programs []build.Executable // that ran, with the steps that ran them
+	loaded   []build.Executable // compiled code of the platform that was read
+	rooms    []build.Room       // the same of the stages of Dockerfiles
 	written  []hallmark.Digest  // contents that the build wrote
 	brought  []hallmark.Digest  // contents of source and dependencies that it read
 	reasons  []hallmark.Reason
@@ -40,11 +43,22 @@ type traced struct {
 
 // traced keeps the event logs, finds out where everything that was read came
 // from, and says what speaks against the build.
-func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res build.Result, scratch string) (traced, error) {
+func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res build.Result, scratch string, c cooked) (traced, error) {
 	var out traced
 	sum := build.NewSummary()
+	sums := map[string]*build.Summary{} // of instructions of Dockerfiles
+	for _, r := range c.rooms {
+		of := build.NewSummary()
+		for _, s := range r.steps {
+			sums[s.Name] = of
+		}
+	}
 	whole := len(res.Steps) > 0
 	for _, s := range res.Steps {
+		sum := sum
+		if of := sums[s.Name]; of != nil {
+			sum = of
+		}
 		t := s.Report.Trace
 		d := hallmark.Digest("")
 		if t.Log != "" {
@@ -73,22 +87,72 @@ func (b *builder) traced(ctx context.Context, in pipeline.Input, k kit, res buil
 	if out.trace.Engine == "" {
 		return out, nil
 	}
-	origins, err := b.origins(in, k)
+	known, err := toolchain.OpenContents(b.home.Contents())
 	if err != nil {
 		return out, err
 	}
-	out.programs, out.written = sum.Programs(), sum.Written()
-	describeProcesses(&out.trace, sum)
-	materials := origins.Explain(sum)
-	for _, m := range materials {
-		if m.Digest != "" && (m.Origin == build.OriginSource || m.Origin == build.OriginDependency) {
-			out.brought = append(out.brought, m.Digest)
-		}
-	}
-	if err := out.materials(ctx, b.stores, sum, materials, b.home.params.Unexplained); err != nil {
+	origins, err := b.origins(in, k, known)
+	if err != nil {
 		return out, err
 	}
-	return out, b.products(ctx, &out, sum, sandbox.Upper(scratch), whole)
+	out.programs = sum.Programs()
+	left, err := leftIn(sandbox.Upper(scratch))
+	if err != nil {
+		return out, fmt.Errorf("reading what the build left: %w", err)
+	}
+	materials, err := b.parts.Explain(origins, sum)
+	if err != nil {
+		return out, err
+	}
+	out.loaded = loaded(materials)
+	parts := []part{{sum: sum, materials: materials, left: left}}
+	for _, r := range c.rooms {
+		if len(r.steps) == 0 {
+			continue
+		}
+		p, err := b.roomPart(in, r, sums[r.steps[0].Name], c.origins, known)
+		if err != nil {
+			return out, err
+		}
+		out.rooms = append(out.rooms, build.Room{Request: p.request, Executed: r.executed(p.sum), Loaded: loaded(p.materials)})
+		parts = append(parts, p)
+	}
+	if err := known.Save(); err != nil {
+		return out, err
+	}
+	for _, p := range parts {
+		describeProcesses(&out.trace, p.sum)
+		out.written = append(out.written, p.sum.Written()...)
+		for _, m := range p.materials {
+			if m.Digest != "" && (m.Origin == build.OriginSource || m.Origin == build.OriginDependency) {
+				out.brought = append(out.brought, m.Digest)
+			}
+		}
+	}
+	if err := out.materials(ctx, b.stores, parts, b.home.params.Unexplained); err != nil {
+		return out, err
+	}
+	return out, b.products(ctx, &out, parts, whole)
+}
+
+// loaded is the compiled code of the platform that was read, executed or not.
+func loaded(materials []build.Material) []build.Executable {
+	var out []build.Executable
+	for _, m := range materials {
+		if m.Code && (m.Origin == build.OriginToolchain || m.Origin == build.OriginUnexplained) {
+			out = append(out, build.Executable{Path: string(m.Path), Digest: m.Digest, Step: m.Step})
+		}
+	}
+	return out
+}
+
+// part is what one room of a build was seen to do: that of its steps, or one
+// stage of a Dockerfile.
+type part struct {
+	sum       *build.Summary
+	materials []build.Material
+	left      map[build.Raw]hallmark.Digest
+	request   build.Request
 }
 
 // keepLog makes one event log a blob and takes it into the summary.
@@ -184,7 +248,14 @@ func shorten(args []build.Raw) []string {
 
 // materials keeps the list of everything that was read; files of no known origin
 // speak against the build unless they may.
-func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary, all []build.Material, unexplained bool) error {
+func (out *traced) materials(ctx context.Context, st *stores, parts []part, unexplained bool) error {
+	var all []build.Material
+	for _, p := range parts {
+		all = append(all, p.materials...)
+	}
+	slices.SortStableFunc(all, func(a, b build.Material) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Digest, b.Digest))
+	})
 	m, err := build.Collate(all)
 	if err != nil {
 		return err
@@ -195,46 +266,92 @@ func (out *traced) materials(ctx context.Context, st *stores, sum *build.Summary
 	}
 	out.trace.Materials = attest.List{Digest: d, Files: m.Files}
 	for _, g := range m.Groups {
-		out.trace.Groups = append(out.trace.Groups, attest.Group{Origin: string(g.Origin), Package: g.Package, Files: g.Files, Bytes: g.Bytes, Digest: g.Digest})
+		out.trace.Groups = append(out.trace.Groups, attest.Group{Origin: string(g.Origin), Package: g.Package, Files: g.Files, Bytes: g.Bytes, Digest: g.Digest, Undeclared: g.Undeclared})
 		if g.Origin == build.OriginToolchain && g.Package != "" {
 			out.trace.Packages = append(out.trace.Packages, g.Package)
 		}
 	}
 	for _, u := range m.Unexplained[:min(len(m.Unexplained), maxNamed)] {
-		out.trace.Unexplained = append(out.trace.Unexplained, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest})
+		out.trace.Unexplained = append(out.trace.Unexplained, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest, Package: u.Package, Altered: u.Why})
 	}
-	for i, u := range m.Unexplained {
-		if unexplained || i == 5 {
-			break
+	out.undeclared(all, m.Groups)
+	told := 0
+	for _, u := range m.Unexplained {
+		// That files of the machine are of no package may be accepted; the cache is
+		// the control plane's own.
+		if told == 5 || unexplained && !u.Cached {
+			continue
 		}
-		out.reasons = append(out.reasons, hallmark.Reason{
-			Code: hallmark.CodeUnexplained, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which belongs to no source, dependency or toolchain package", u.Step, text(u.Path), u.Digest),
-			Fix: "declare it as a dependency, install it from a package, or allow such files: hallmark policy set build.unexplained=record",
-		})
+		told++
+		out.reasons = append(out.reasons, notExplained(u))
 	}
+	for _, p := range parts {
+		out.unstable(p)
+	}
+	return nil
+}
+
+// unstable tells of files that changed after they were read.
+func (out *traced) unstable(p part) {
 	before := map[build.Raw]bool{}
-	for _, m := range all {
+	for _, m := range p.materials {
 		if m.Origin != build.OriginBuild {
 			before[m.Path] = true
 		}
 	}
-	for _, u := range sum.Unstable[:min(len(sum.Unstable), maxNamed)] {
+	for _, u := range p.sum.Unstable[:min(len(p.sum.Unstable), maxNamed)] {
 		out.trace.Unstable = append(out.trace.Unstable, attest.FileMaterial{Path: text(u.Path), Digest: u.Digest})
 		if before[u.Path] {
 			out.reasons = append(out.reasons, hallmark.Reason{Code: hallmark.CodeInputUnstable, Check: "build", Message: fmt.Sprintf("step %s: %s changed after it was hashed for its reader", u.Step, text(u.Path)), Fix: "find who writes to it while the build reads it"})
 		}
 	}
-	return nil
 }
 
-func (b *builder) products(ctx context.Context, out *traced, sum *build.Summary, upper string, whole bool) error {
-	left, err := leftIn(upper)
-	if err != nil {
-		return fmt.Errorf("reading what the build left: %w", err)
+// notExplained is what speaks against a build that read a file of no known origin.
+func notExplained(u build.Material) hallmark.Reason {
+	if u.Cached {
+		return hallmark.Reason{
+			Code: hallmark.CodeCacheAltered, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which the toolchain cache did not hold when it was made", u.Step, text(u.Path), u.Digest),
+			Fix: "find out who writes to the home, then make the cache again: hallmark cache warm",
+		}
 	}
-	list, n, untraced, err := build.Products(sum, left)
-	if err != nil {
-		return err
+	if u.Content == build.ContentAltered {
+		return hallmark.Reason{
+			Code: hallmark.CodeToolchainAltered, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which is not as its package %s declares: %s", u.Step, text(u.Path), u.Digest, u.Package, u.Why),
+			Fix: "find out who changed it and install the package again, or allow such files: hallmark policy set build.unexplained=record",
+		}
+	}
+	return hallmark.Reason{
+		Code: hallmark.CodeUnexplained, Check: "build", Message: fmt.Sprintf("step %s read %s (%s), which belongs to no source, dependency or toolchain package", u.Step, text(u.Path), u.Digest),
+		Fix: "declare it as a dependency, install it from a package, or allow such files: hallmark policy set build.unexplained=record",
+	}
+}
+
+// undeclared names the files of which their package declares no digest. Packages
+// that declare none at all, such as the Go distribution, are told by the number
+// of their files.
+func (out *traced) undeclared(all []build.Material, groups []build.Group) {
+	none := map[string]bool{}
+	for _, g := range groups {
+		none[g.Package] = g.Undeclared == g.Files && g.Files > 1
+	}
+	for _, m := range all {
+		if m.Content == build.ContentUndeclared && !none[m.Package] && len(out.trace.Undeclared) < maxNamed {
+			out.trace.Undeclared = append(out.trace.Undeclared, attest.FileMaterial{Path: text(m.Path), Digest: m.Digest, Package: m.Package})
+		}
+	}
+}
+
+func (b *builder) products(ctx context.Context, out *traced, parts []part, whole bool) error {
+	var list []byte
+	var n int
+	var untraced []build.Raw
+	for _, p := range parts {
+		lines, some, not, err := build.Products(p.sum, p.left)
+		if err != nil {
+			return err
+		}
+		list, n, untraced = append(list, lines...), n+some, append(untraced, not...)
 	}
 	d, err := b.stores.blobs.Put(ctx, list)
 	if err != nil {
@@ -292,20 +409,22 @@ func leftIn(upper string) (map[build.Raw]hallmark.Digest, error) {
 }
 
 // origins say where the files of a sandbox come from.
-func (b *builder) origins(in pipeline.Input, k kit) (build.Origins, error) {
+func (b *builder) origins(in pipeline.Input, k kit, known *toolchain.Contents) (build.Origins, error) {
 	o := build.Origins{Workspace: Workspace, Empty: []string{"/tmp", "/dev/shm", build.CacheDir}}
 	var err error
 	if o.Source, err = digestsBelow(in.Export.Dir); err != nil {
 		return o, fmt.Errorf("hashing the source: %w", err)
 	}
-	if o.Places, err = k.places(); err != nil {
+	if o.Places, err = k.places(known); err != nil {
 		return o, err
 	}
-	if k.cache != "" {
-		o.Places = append(o.Places, build.Place{Prefix: build.CacheDir, Origin: build.OriginCache, Owner: func(p string) (string, bool) {
-			_, err := os.Lstat(filepath.Join(k.cache, p))
-			return "", err == nil
-		}})
+	if held := k.cache.held; held != nil {
+		of := func(p string) string { return path.Join("go", p) }
+		o.Places = append(o.Places, build.Place{
+			Prefix: path.Join(build.CacheDir, "go"), Origin: build.OriginCache,
+			Owner: func(p string) (string, bool) { return "", held[of(p)] != "" },
+			Holds: func(p string, d hallmark.Digest) bool { return d == "" || held[of(p)] == d },
+		})
 	}
 	for _, p := range sandbox.Furnished() {
 		o.Places = append(o.Places, build.Place{Prefix: p, Origin: build.OriginSandbox})
@@ -343,13 +462,14 @@ func digestsBelow(dir string) (map[string]hallmark.Digest, error) {
 	return out, err
 }
 
-// places are the packages of what builds, and what its kernel makes up.
-func (k kit) places() ([]build.Place, error) {
-	packages, err := k.packages()
+// places are the packages of what builds, and what its kernel makes up; known are
+// contents that were compared before.
+func (k kit) places(known *toolchain.Contents) ([]build.Place, error) {
+	owner, inspect, err := k.packages(known)
 	if err != nil {
 		return nil, err
 	}
-	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: packages}}
+	out := []build.Place{{Prefix: "/", Origin: build.OriginToolchain, Owner: owner, Inspect: inspect}}
 	if k.tree != nil {
 		out[0].Holds = k.imageHolds
 	}
@@ -434,27 +554,55 @@ func nodePackage(host, p string) (string, bool) {
 	return packageurl.NewPackageURL("npm", scope, name, pkg.Version, nil, "").ToString(), true
 }
 
+// imagePURL names an image as a package; nothing has no name.
+func imagePURL(ref build.ImageRef) string {
+	if ref.Digest == "" {
+		return ""
+	}
+	return packageurl.NewPackageURL("oci", "", path.Base(ref.Name), string(ref.Digest), nil, "").ToString()
+}
+
 // packages finds the package of the toolchain that a file belongs to, by its path
-// without the leading slash. Every file of an image is the image's (imageHolds
-// says which those are): where no package has it, that is what it belongs to.
-func (k kit) packages() (func(string) (string, bool), error) {
+// without the leading slash, and compares its bytes with what that declares. Every
+// file of an image is the image's (imageHolds says which those are): where no
+// package has it, or has it in other bytes, that is what it belongs to.
+func (k kit) packages(known *toolchain.Contents) (owner func(string) (string, bool), inspect func(string, hallmark.Digest) (build.Inspection, error), err error) {
 	cfg := toolchain.Config{Root: "/", GoRoot: sandbox.GoRoot()}
 	image := ""
 	if k.chain.Root != "" {
 		cfg = toolchain.Config{Root: k.chain.Root}
-		base := path.Base(k.ref.Name)
-		image = packageurl.NewPackageURL("oci", "", base, string(k.ref.Digest), nil, "").ToString()
+		image = imagePURL(k.ref)
 	} else if strings.HasPrefix(cfg.GoRoot, "/usr/") && !strings.HasPrefix(cfg.GoRoot, "/usr/local/") {
 		cfg.GoRoot = "" // a package of the platform
 	}
 	all, err := toolchain.New(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return func(p string) (string, bool) {
+	owner = func(p string) (string, bool) {
 		if owner, ok := all.Owner("/" + p); ok {
 			return owner.PURL, true
 		}
 		return image, image != ""
-	}, nil
+	}
+	inspect = func(p string, d hallmark.Digest) (build.Inspection, error) {
+		got, err := all.Inspect("/"+p, d, known)
+		if err != nil {
+			return build.Inspection{}, err
+		}
+		out := build.Inspection{Code: got.Code, Why: got.Why}
+		switch got.State {
+		case toolchain.Declared:
+			out.Content = build.ContentDeclared
+		case toolchain.Undeclared:
+			out.Content = build.ContentUndeclared
+		default:
+			out.Content = build.ContentAltered
+			if image != "" { // a layer of it has other bytes than the package, and the image's digest is what counts
+				out = build.Inspection{Content: build.ContentUndeclared, Package: image, Code: got.Code}
+			}
+		}
+		return out, nil
+	}
+	return owner, inspect, nil
 }

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -33,29 +35,64 @@ func (h *Home) lastTransition(ctx context.Context, uri, ref string) (lastTransit
 	if err != nil {
 		return lastTransition{}, err
 	}
+	var chain []sqlstore.Row
+	for _, row := range rows {
+		if row.Predicate == intoto.PredicateTransition {
+			chain = append(chain, row)
+		}
+	}
+	if len(chain) == 0 {
+		return lastTransition{}, nil
+	}
+	// The index orders by the timestamp, which counts seconds: among the newest,
+	// the last is the one that no other follows.
+	newest := map[hallmark.Digest]intoto.RefTransition{}
+	for i := len(chain) - 1; i >= 0 && chain[i].At.Equal(chain[len(chain)-1].At); i-- {
+		if newest[chain[i].Statement], err = h.transitionOf(ctx, uri, ref, chain[i]); err != nil {
+			return lastTransition{}, err
+		}
+	}
+	followed := map[hallmark.Digest]bool{}
+	for _, t := range newest {
+		followed[t.Previous] = true
+	}
 	var out lastTransition
-	for i := len(rows) - 1; i >= 0; i-- {
-		if rows[i].Predicate != intoto.PredicateTransition {
+	var at intoto.RefTransition
+	for statement, t := range newest {
+		if followed[statement] {
 			continue
 		}
-		t, err := h.readTransition(ctx, rows[i].Bundle)
-		if err != nil {
-			return out, err
+		if out.Statement != "" {
+			return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "two transitions of %s are the last", ref)
 		}
-		if t.Repository != uri || t.Ref != ref || t.Effect != hallmark.Allow {
-			return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another reference for %s", ref)
-		}
-		if out.Statement == "" {
-			out = lastTransition{Statement: rows[i].Statement, New: t.New, Old: t.Old, Void: t.Void}
-		}
-		if strings.Trim(t.New, "0") != "" && out.Ever == "" {
-			out.Ever = t.New
-		}
-		if out.Ever != "" {
+		out, at = lastTransition{Statement: statement, New: t.New, Old: t.Old, Void: t.Void}, t
+	}
+	if out.Statement == "" {
+		return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "no transition of %s is the last", ref)
+	}
+	for range chain {
+		if strings.Trim(at.New, "0") != "" {
+			out.Ever = at.New
 			break
+		}
+		i := slices.IndexFunc(chain, func(r sqlstore.Row) bool { return r.Statement == at.Previous })
+		if i < 0 {
+			break
+		}
+		if at, err = h.transitionOf(ctx, uri, ref, chain[i]); err != nil {
+			return out, err
 		}
 	}
 	return out, nil
+}
+
+// transitionOf reads a transition that the index says is of a reference.
+func (h *Home) transitionOf(ctx context.Context, uri, ref string, row sqlstore.Row) (intoto.RefTransition, error) {
+	t, err := h.readTransition(ctx, row.Bundle)
+	if err == nil && (t.Repository != uri || t.Ref != ref || t.Effect != hallmark.Allow) {
+		err = hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another reference for %s", ref)
+	}
+	return t, err
 }
 
 func (h *Home) readTransition(ctx context.Context, bundle hallmark.Digest) (intoto.RefTransition, error) {
@@ -84,18 +121,20 @@ func (h *Home) repositoryURI(name string) string {
 }
 
 // settle makes a reference and the log agree: what was logged and did not happen
-// is carried out where that is still possible, and else logged as void.
-func (s *Server) settle(ctx context.Context, repository, ref string) error {
+// is carried out where that is still possible, and else logged as void. own is the
+// transition that the caller knows to be over; of any other one the move may be
+// under way. "" is any, for who knows that nothing is.
+func (s *Server) settle(ctx context.Context, repository, ref string, own hallmark.Digest) error {
 	dir := filepath.Join(s.home.Repositories(), repository+".git")
 	last, err := s.home.lastTransition(ctx, s.uri(repository), ref)
-	if err != nil || last.Statement == "" {
+	if err != nil || last.Statement == "" || own != "" && last.Statement != own {
 		return err
 	}
 	is, err := gitcli.Value(ctx, dir, ref)
 	if err != nil || is == last.New || strings.Trim(is+last.New, "0") == "" {
 		return err
 	}
-	if is == last.Old || strings.Trim(is+last.Old, "0") == "" {
+	if !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "") {
 		if err := gitcli.Move(ctx, dir, ref, last.New, is); err == nil {
 			s.log.Warn("a logged transition was carried out late", "repository", repository, "ref", ref, "new", last.New)
 			return nil
@@ -144,7 +183,7 @@ func (s *Server) recover(ctx context.Context) error {
 		}
 	}
 	for r := range refs {
-		err := s.settle(ctx, r[0], r[1])
+		err := s.settle(ctx, r[0], r[1], "")
 		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {
 			s.log.Error("a reference was moved outside of the gate; pushes to it are refused", "repository", r[0], "ref", r[1], "error", err.Error())
 			continue

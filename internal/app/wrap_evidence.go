@@ -23,6 +23,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/sign"
+	"github.com/hallmark-sc/hallmark/internal/toolchain"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -116,12 +117,20 @@ func (e *wrapEvidence) trace(ctx context.Context, rep sandbox.Report) (traced, h
 	}
 	out.trace.Engine, out.trace.Attribution, out.trace.Whole = t.Engine, t.Attribution, t.Whole()
 	describeProcesses(&out.trace, sum)
-	origins, err := e.source.origins()
+	known, err := toolchain.OpenContents(e.home.Contents())
 	if err != nil {
 		return out, "", err
 	}
-	all := onHost(origins.Explain(sum), sum, rep.StartedOn)
-	if err := out.materials(ctx, e.home.stores, sum, all, true); err != nil {
+	origins, err := e.source.origins(known)
+	if err != nil {
+		return out, "", err
+	}
+	explained, err := origins.Explain(sum)
+	if err = errors.Join(err, known.Save()); err != nil {
+		return out, "", err
+	}
+	all := onHost(explained, sum, rep.StartedOn)
+	if err := out.materials(ctx, e.home.stores, []part{{sum: sum, materials: all}}, true); err != nil {
 		return out, "", err
 	}
 	left, err := leftOf(sum)

@@ -19,6 +19,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
+	"github.com/hallmark-sc/hallmark/internal/toolchain"
 )
 
 // workTree is the git work tree that a command runs in, as it was before.
@@ -140,8 +141,8 @@ func (t workTree) describe() (*attest.WorkTree, hallmark.Revision) {
 
 // origins say where what a command read came from. Nothing was empty when it
 // began: what was there and is of no commit and no package is not explained.
-func (t workTree) origins() (build.Origins, error) {
-	places, err := kit{}.places()
+func (t workTree) origins(known *toolchain.Contents) (build.Origins, error) {
+	places, err := kit{}.places(known)
 	if err != nil {
 		return build.Origins{}, err
 	}
@@ -161,12 +162,15 @@ func (t workTree) origins() (build.Origins, error) {
 // the file of that name holds and has held since before the command.
 func onHost(all []build.Material, sum *build.Summary, began time.Time) []build.Material {
 	for i, m := range all {
-		if !(m.Origin == build.OriginKernel && m.Digest != "" || m.Origin == build.OriginToolchain && !unchanged(string(m.Path), m.Digest, began)) {
+		if !(m.Origin == build.OriginKernel && m.Digest != "" || m.Content == build.ContentAltered || m.Origin == build.OriginToolchain && !unchanged(string(m.Path), m.Digest, began)) {
 			continue
 		}
-		all[i].Origin, all[i].Package = build.OriginUnexplained, ""
+		all[i].Origin = build.OriginUnexplained
+		if m.Content != build.ContentAltered {
+			all[i].Package, all[i].Content = "", ""
+		}
 		if sum.Wrote(m.Digest) {
-			all[i].Origin = build.OriginBuild
+			all[i].Origin, all[i].Content, all[i].Why = build.OriginBuild, "", ""
 		}
 	}
 	return all

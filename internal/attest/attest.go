@@ -36,6 +36,7 @@ type Build struct {
 	Dependencies []Dependency
 	Tools        []Tool
 	Images       []Image           // that went in: of the steps, and bases of artifacts
+	Recipes      []Recipe          // Dockerfiles that artifacts were made by
 	Platform     map[string]string // kernel, operating system, architecture, workspace mode
 	Guarantees   []Guarantee
 	Files        int             // files of the source tree
@@ -46,6 +47,12 @@ type Build struct {
 	Requester    *intoto.Requester
 	Rule         *Rule // of the build policy, that permitted the build
 	Trace        Trace
+}
+
+// Recipe is a Dockerfile of the revision.
+type Recipe struct {
+	Path   string
+	Digest hallmark.Digest
 }
 
 // Rule is the rule of the build policy that permitted a build.
@@ -408,6 +415,9 @@ func (b Build) materials() []intoto.ResourceDescriptor {
 	})
 	for _, d := range b.Dependencies {
 		out = append(out, intoto.ResourceDescriptor{Name: d.Name, URI: d.PURL, Digest: d.Digests, Annotations: map[string]any{"role": "dependency"}})
+	}
+	for _, r := range b.Recipes {
+		out = append(out, intoto.ResourceDescriptor{Name: r.Path, Digest: sha256Of(r.Digest), Annotations: map[string]any{"role": "dockerfile"}})
 	}
 	for _, i := range b.Images {
 		out = append(out, i.material())

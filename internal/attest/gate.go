@@ -5,6 +5,7 @@ package attest
 
 import (
 	"strings"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -42,6 +43,35 @@ func ChangeReview(r intoto.ChangeReview) (intoto.Statement, error) {
 		SubjectOfChange(r.Change),
 		{URI: "git+" + r.Repository, Digest: map[string]string{"gitCommit": r.Revision}},
 	}, r)
+}
+
+// SourceSummary is what the source gate says of a revision that a reference shows.
+type SourceSummary struct {
+	Repository, Ref, Commit string
+	VerifierID, Version     string
+	Time                    time.Time
+	Policy                  hallmark.Digest
+	Provenance              hallmark.Digest // of the transition's bundle
+	Levels                  []string        // SLSA_SOURCE_LEVEL_n first, then ORG_SOURCE_…
+}
+
+// SourceVSA states a summary as SLSA v1.2 asks for a revision (Source track,
+// "Communicating source levels").
+func SourceVSA(s SourceSummary) (intoto.Statement, error) {
+	for i, l := range s.Levels {
+		level := strings.HasPrefix(l, "SLSA_SOURCE_LEVEL_")
+		if level != (i == 0) || !level && !strings.HasPrefix(l, "ORG_SOURCE_") {
+			return intoto.Statement{}, hallmark.Errorf(hallmark.KindInternal, "source summary with level %.80q", l)
+		}
+	}
+	return statement(intoto.PredicateVSA, []intoto.ResourceDescriptor{{
+		URI: "git+" + s.Repository, Digest: map[string]string{"gitCommit": s.Commit}, Annotations: map[string]any{"sourceRefs": []string{s.Ref}},
+	}}, intoto.VSA{
+		Verifier:     intoto.VSAVerifier{ID: s.VerifierID, Version: map[string]string{"hallmark": s.Version}},
+		TimeVerified: s.Time, ResourceURI: "git+" + s.Repository, Policy: intoto.ResourceDescriptor{URI: "hallmark:policy", Digest: sha256Of(s.Policy)},
+		InputAttestations:  []intoto.ResourceDescriptor{{URI: "hallmark:bundle", Digest: sha256Of(s.Provenance)}},
+		VerificationResult: "PASSED", VerifiedLevels: s.Levels, SLSAVersion: "1.2",
+	})
 }
 
 // SubjectOfChange names a change as a subject.

@@ -25,9 +25,12 @@ type Trace struct {
 	Products    List            `json:"products"`
 	Groups      []Group         `json:"groups,omitempty"`
 	Unexplained []FileMaterial  `json:"unexplained,omitempty"`
-	Unstable    []FileMaterial  `json:"unstable,omitempty"`
-	Packages    []string        `json:"packages,omitempty"` // purls of the toolchain packages that were used
-	Hermetic    bool            `json:"hermetic"`           // whole, and no egress was attempted
+	// Undeclared are files of which their package declares no digest, where it
+	// does of others.
+	Undeclared []FileMaterial `json:"undeclared,omitempty"`
+	Unstable   []FileMaterial `json:"unstable,omitempty"`
+	Packages   []string       `json:"packages,omitempty"` // purls of the toolchain packages that were used
+	Hermetic   bool           `json:"hermetic"`           // whole, and no egress was attempted
 }
 
 // List is a list that is kept as a blob of JSON lines.
@@ -71,12 +74,16 @@ type Group struct {
 	Files   int             `json:"files"`
 	Bytes   int64           `json:"bytes"`
 	Digest  hallmark.Digest `json:"digest"`
+	// Undeclared is how many of them the package declares no digest of.
+	Undeclared int `json:"undeclared,omitempty"`
 }
 
 // FileMaterial is one file that was read.
 type FileMaterial struct {
-	Path   string          `json:"path"`
-	Digest hallmark.Digest `json:"digest,omitempty"`
+	Path    string          `json:"path"`
+	Digest  hallmark.Digest `json:"digest,omitempty"`
+	Package string          `json:"package,omitempty"` // that has the name
+	Altered string          `json:"altered,omitempty"` // how it differs from what that declares
 }
 
 // RuntimeTrace states what every process of the build was and did: the monitor,
@@ -149,19 +156,37 @@ func (t Trace) materials() []intoto.ResourceDescriptor {
 		if g.Package != "" {
 			name = g.Package
 		}
-		out = append(out, intoto.ResourceDescriptor{
+		d := intoto.ResourceDescriptor{
 			Name: "files of " + name, URI: g.Package, Digest: sha256Of(g.Digest),
 			Annotations: map[string]any{"role": "files", "origin": g.Origin, "files": g.Files, "bytes": g.Bytes},
-		})
-	}
-	for _, f := range t.Unexplained {
-		d := intoto.ResourceDescriptor{Name: f.Path, Annotations: map[string]any{"role": "unexplained"}}
-		if f.Digest != "" {
-			d.Digest = sha256Of(f.Digest)
+		}
+		if g.Undeclared > 0 {
+			d.Annotations["packageDeclaresNoDigest"] = g.Undeclared
 		}
 		out = append(out, d)
 	}
+	for _, f := range t.Unexplained {
+		role := "unexplained"
+		if f.Altered != "" {
+			role = "altered"
+		}
+		out = append(out, f.descriptor(role))
+	}
+	for _, f := range t.Undeclared {
+		out = append(out, f.descriptor("packageDeclaresNoDigest"))
+	}
 	return out
+}
+
+func (f FileMaterial) descriptor(role string) intoto.ResourceDescriptor {
+	d := intoto.ResourceDescriptor{Name: f.Path, URI: f.Package, Annotations: map[string]any{"role": role}}
+	if f.Digest != "" {
+		d.Digest = sha256Of(f.Digest)
+	}
+	if f.Altered != "" {
+		d.Annotations["altered"] = f.Altered
+	}
+	return d
 }
 
 // environment is what the trace adds to the inventory of the system.
@@ -179,6 +204,15 @@ func (t Trace) environment() []intoto.SCAIAttribute {
 func (b Build) materialsFacts() map[string]any {
 	return map[string]any{
 		"sourceFiles": b.Files, "sourceManifest": b.Manifest, "filesRead": b.Trace.Materials.Files,
-		"unexplained": len(b.Trace.Unexplained), "unstable": b.Trace.Unstable,
+		"unexplained": len(b.Trace.Unexplained), "unstable": b.Trace.Unstable, "packageDeclaresNoDigest": b.Trace.undeclared(),
 	}
+}
+
+// undeclared is how many files belong to a package by their name alone.
+func (t Trace) undeclared() int {
+	n := 0
+	for _, g := range t.Groups {
+		n += g.Undeclared
+	}
+	return n
 }

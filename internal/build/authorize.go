@@ -28,6 +28,7 @@ type Rule struct {
 	Inventory hallmark.Digest              // of the approved inventory; "" where tools are only recorded
 	AnyTool   bool                         // programs of the platform are only recorded
 	Programs  map[string][]hallmark.Digest // approved: path to digests
+	Libraries map[string][]hallmark.Digest // approved to be loaded beside the programs
 	Digests   []hallmark.Digest            // approved at any path
 	Built     bool                         // the build may run what it wrote itself
 }
@@ -52,6 +53,15 @@ type Executable struct {
 	Path   string // absolute, inside the sandbox
 	Digest hallmark.Digest
 	Step   string
+	Made   bool // it lay where only the platform's programs are, but was put there by the build
+}
+
+// Room is one more place that programs of a build ran in, beside that of its
+// steps: an image that instructions of a Dockerfile run in.
+type Room struct {
+	Request  Request
+	Executed []Executable
+	Loaded   []Executable // compiled code of the image that was read
 }
 
 // Facts are what the build policy judges.
@@ -64,6 +74,8 @@ type Facts struct {
 	Tools         []string // of the machine, NAME=HEX
 	TraceWhole    bool     // every step's trace tells everything
 	Executed      []Executable
+	Loaded        []Executable // compiled code of the platform that was read, executed or not
+	Rooms         []Room
 	Written       []hallmark.Digest // of files that the steps closed after they could write to them
 	Brought       []hallmark.Digest // of files of source and dependencies that were read
 	Artifacts     int
@@ -102,7 +114,16 @@ func (p Policy) permitted(f Facts) []hallmark.Reason {
 			Fix: "hallmark doctor says whether a tracing agent can attach here; build where one can",
 		}}
 	}
-	return rule.programs(f.Executed, f.Written, f.Brought)
+	out := append(rule.programs(f.Executed, f.Written, f.Brought), rule.libraries(f.Loaded, f.Executed)...)
+	for _, r := range f.Rooms {
+		rule, refused := p.Permit(r.Request)
+		if refused != nil {
+			return append(out, *refused)
+		}
+		out = append(out, rule.programs(r.Executed, f.Written, f.Brought)...)
+		out = append(out, rule.libraries(r.Loaded, r.Executed)...)
+	}
+	return out
 }
 
 // programs judges what was executed. A program in a writable place came with
@@ -119,22 +140,59 @@ func (r Rule) programs(executed []Executable, written, brought []hallmark.Digest
 		came[d] = false
 	}
 	for _, x := range executed {
+		made := x.Made || inWritable(x.Path)
 		switch first := !seen[x]; {
 		case !first:
 			continue
-		case inWritable(x.Path) && !came[x.Digest]:
+		case made && !came[x.Digest]:
 			if !r.Built {
 				out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "which the build wrote itself"))
 			}
 		case !r.Built && isLoader(x.Path) && !slices.Contains(r.Digests, x.Digest):
 			out = append(out, r.refuse(hallmark.CodeBuildBuiltProgram, x, "tools.builtPrograms", "a loader, which runs whatever program it is told to, one that the build wrote too"))
-		case inWritable(x.Path), r.AnyTool, slices.Contains(r.Digests, x.Digest):
+		case made, r.AnyTool, slices.Contains(r.Digests, x.Digest):
 		case len(r.Programs[x.Path]) == 0:
 			out = append(out, r.refuse(hallmark.CodeBuildTool, x, "tools.inventory", "which the inventory does not list"))
 		case !slices.Contains(r.Programs[x.Path], x.Digest):
 			out = append(out, r.refuse(hallmark.CodeBuildTool, x, "tools.inventory", "which the inventory lists as "+string(r.Programs[x.Path][0])))
 		}
 		seen[x] = true
+	}
+	slices.SortStableFunc(out, func(a, b hallmark.Reason) int { return cmp.Compare(a.Message, b.Message) })
+	return out
+}
+
+// libraries judges compiled code of the platform that was read and not executed.
+// The record does not tell a file that is mapped as code from one that is read, so
+// all of it counts as loaded. What came with source and dependencies, or was built,
+// lies in other places and is a material.
+func (r Rule) libraries(loaded, executed []Executable) []hallmark.Reason {
+	if r.AnyTool {
+		return nil
+	}
+	type file struct {
+		path   string
+		digest hallmark.Digest
+	}
+	judged := map[file]bool{}
+	for _, x := range executed {
+		judged[file{x.Path, x.Digest}] = true
+	}
+	var out []hallmark.Reason
+	for _, x := range loaded {
+		f := file{x.Path, x.Digest}
+		if judged[f] || inWritable(x.Path) {
+			continue
+		}
+		judged[f] = true
+		listed := append(slices.Clone(r.Libraries[x.Path]), r.Programs[x.Path]...)
+		switch {
+		case slices.Contains(listed, x.Digest), slices.Contains(r.Digests, x.Digest):
+		case len(listed) == 0:
+			out = append(out, r.refuse(hallmark.CodeBuildTool, x, "tools.inventory", "a library which the inventory does not list"))
+		default:
+			out = append(out, r.refuse(hallmark.CodeBuildTool, x, "tools.inventory", "a library which the inventory lists as "+string(listed[0])))
+		}
 	}
 	slices.SortStableFunc(out, func(a, b hallmark.Reason) int { return cmp.Compare(a.Message, b.Message) })
 	return out
@@ -152,8 +210,12 @@ func (r Rule) refuse(code hallmark.Code, x Executable, field, why string) hallma
 	if code == hallmark.CodeBuildBuiltProgram {
 		fix = "run what it wrote in a pipeline of its own, or have an administrator set builtPrograms: allow in the rule"
 	}
+	did := "ran"
+	if strings.HasPrefix(why, "a library") {
+		did = "loaded"
+	}
 	return hallmark.Reason{
-		Code: code, Check: "build", Message: fmt.Sprintf("step %s ran %q %s, %s", x.Step, x.Path, x.Digest, why),
+		Code: code, Check: "build", Message: fmt.Sprintf("step %s %s %q %s, %s", x.Step, did, x.Path, x.Digest, why),
 		Nearest: "rule " + r.Name, Field: field, Fix: fix,
 	}
 }

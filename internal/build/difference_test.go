@@ -20,11 +20,7 @@ func eventLog(t *testing.T, events ...Event) io.Reader {
 	var b bytes.Buffer
 	for i, e := range events {
 		e.Seq = int64(i + 1)
-		line, err := e.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Write(line)
+		b.Write(e.Encode())
 	}
 	return &b
 }

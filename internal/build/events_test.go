@@ -5,6 +5,7 @@ package build
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -24,11 +25,7 @@ func TestEventsKeepEveryByte(t *testing.T) {
 	}
 	var log bytes.Buffer
 	for _, e := range want {
-		b, err := e.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		log.Write(b)
+		log.Write(e.Encode())
 	}
 	var got []Event
 	if err := ReadEvents(bytes.NewReader(log.Bytes()), func(e Event) error { got = append(got, e); return nil }); err != nil {
@@ -37,6 +34,46 @@ func TestEventsKeepEveryByte(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+}
+
+// marshalled is an event as encoding/json writes it, which is the canonical form.
+func marshalled(t *testing.T, e Event) string {
+	t.Helper()
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(e); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestEncodeIsWhatJSONIs(t *testing.T) {
+	for _, e := range []Event{
+		{},
+		{Seq: -1, Time: 1 << 62, Kind: EventFork, Process: 3, Child: -4},
+		{Seq: 1, Kind: EventExec, Path: "/a", Digest: "sha256:<&>", Args: []Raw{"", "\x00\b\f\n\r\t\x1f\x7f", "\u2028\u2029\ufffd\xff", `"\`}, Script: true},
+		{Seq: 2, Kind: EventExit, Code: -1, Signal: "SIG\xffTERM"},
+		{Seq: 3, Kind: EventConnect, Address: "[::1]:80", Refused: true},
+		{Seq: 4, Kind: EventRename, Path: "é", To: "\xed\xa0\x80", Size: -9},
+	} {
+		if d := cmp.Diff(marshalled(t, e), string(e.Encode())); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func FuzzEncode(f *testing.F) {
+	f.Add(int64(1), int64(2), 3, "read", "/p\n", "", "sha256:ab", "a", "b\xff", true)
+	f.Fuzz(func(t *testing.T, seq, size int64, n int, kind, path, to, digest, one, two string, is bool) {
+		e := Event{
+			Seq: seq, Time: size, Kind: EventKind(kind), Process: n, Child: -n, Path: Raw(path), To: Raw(to), Digest: hallmark.Digest(digest),
+			Size: size, Args: []Raw{Raw(one), Raw(two)}, Script: is, Code: n, Signal: one, Address: Raw(two), Refused: !is,
+		}
+		if d := cmp.Diff(marshalled(t, e), string(e.Encode())); d != "" {
+			t.Error(d)
+		}
+	})
 }
 
 func TestReadEventsRefuses(t *testing.T) {
@@ -65,9 +102,8 @@ func FuzzReadEvents(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var again bytes.Buffer
 		err := ReadEvents(bytes.NewReader(b), func(e Event) error {
-			line, err := e.Encode()
-			again.Write(line)
-			return err
+			again.Write(e.Encode())
+			return nil
 		})
 		if err == nil && !bytes.Equal(again.Bytes(), b) {
 			t.Errorf("accepted bytes that are not canonical: %q", b)

@@ -12,16 +12,21 @@ import (
 	"github.com/hallmark-sc/hallmark"
 )
 
-// Inventory lists the programs of a platform. A build policy approves one by the
-// digest of its encoding (SP 800-204D §5.1.1, task 1(b) and component 1).
+// Inventory lists the programs of a platform, and the compiled code that they load.
+// A build policy approves one by the digest of its encoding (SP 800-204D §5.1.1,
+// task 1(b) and component 1).
 type Inventory struct {
 	APIVersion string             `json:"apiVersion"` // hallmark/v1
 	Kind       string             `json:"kind"`       // ToolInventory
 	Platform   string             `json:"platform"`   // for people: what was looked at
 	Programs   []InventoryProgram `json:"programs"`   // by path, each once
+	// Libraries are files of compiled code that are not executed themselves: shared
+	// libraries, plug-ins, and what a linker puts into programs. An inventory without
+	// this list is refused; one of a platform that has none has an empty list.
+	Libraries []InventoryProgram `json:"libraries"` // by path, each once
 }
 
-// InventoryProgram is one program.
+// InventoryProgram is one program or library.
 type InventoryProgram struct {
 	Path   Raw             `json:"path"` // absolute, inside a sandbox, without links
 	Digest hallmark.Digest `json:"digest"`
@@ -63,14 +68,22 @@ func ParseInventory(name string, data []byte) (Inventory, error) {
 	if len(i.Programs) == 0 {
 		return bad("programs: want at least one")
 	}
-	for n, p := range i.Programs {
-		switch {
-		case !strings.HasPrefix(string(p.Path), "/"):
-			return bad("programs[%d].path: %.120q: want an absolute path", n, p.Path)
-		case p.Digest.Check() != nil:
-			return bad("programs[%d].digest: %.80q: want sha256:…", n, p.Digest)
-		case n > 0 && i.Programs[n-1].Path >= p.Path:
-			return bad("programs[%d].path: %.120q is out of order or stands twice", n, p.Path)
+	if i.Libraries == nil {
+		return bad("libraries: there is no such list, so it pins programs alone")
+	}
+	for _, l := range []struct {
+		field string
+		list  []InventoryProgram
+	}{{"programs", i.Programs}, {"libraries", i.Libraries}} {
+		for n, p := range l.list {
+			switch {
+			case !strings.HasPrefix(string(p.Path), "/"):
+				return bad("%s[%d].path: %.120q: want an absolute path", l.field, n, p.Path)
+			case p.Digest.Check() != nil:
+				return bad("%s[%d].digest: %.80q: want sha256:…", l.field, n, p.Digest)
+			case n > 0 && l.list[n-1].Path >= p.Path:
+				return bad("%s[%d].path: %.120q is out of order or stands twice", l.field, n, p.Path)
+			}
 		}
 	}
 	again, err := i.Encode()

@@ -30,11 +30,38 @@ const (
 	OriginUnexplained Origin = "unexplained" //
 )
 
+// Content says how the bytes of a file of the platform stand to what its package
+// declares.
+type Content string
+
+// The words for it. A file that is altered is explained by no package.
+const (
+	ContentDeclared   Content = "declared"
+	ContentUndeclared Content = "undeclared" // the package declares no digest of it
+	ContentAltered    Content = "altered"
+)
+
 // Material is one version of a file that a build read, and where it came from.
 type Material struct {
 	Read
-	Origin  Origin `json:"origin"`
-	Package string `json:"package,omitempty"` // purl, of dependencies and toolchain
+	Origin  Origin  `json:"origin"`
+	Package string  `json:"package,omitempty"` // purl, of dependencies and toolchain
+	Content Content `json:"content,omitempty"` // of files of the toolchain
+	// Code says that it is compiled code of the platform: a program, a library, or
+	// what a linker puts into one. What can't be looked at is taken for it.
+	Code bool `json:"code,omitempty"`
+	// Why says of an altered file what differs.
+	Why string `json:"-"`
+	// Cached says of an unexplained file that it lay in the control plane's cache.
+	Cached bool `json:"-"`
+}
+
+// Inspection is what is known of the bytes of one file of the platform.
+type Inspection struct {
+	Content Content
+	Package string // purl, where it is another than the owner of the name
+	Code    bool
+	Why     string
 }
 
 // Place is one part of a sandbox's file system whose content was there before
@@ -48,6 +75,8 @@ type Place struct {
 	// Holds says whether the file held this content when the build began ("" for
 	// what has none); nil: its name is all that is known.
 	Holds func(path string, d hallmark.Digest) bool
+	// Inspect looks at the bytes that were read; nil: they are not looked at.
+	Inspect func(path string, d hallmark.Digest) (Inspection, error)
 }
 
 // Origins say where files can come from.
@@ -58,10 +87,13 @@ type Origins struct {
 	// Empty are directories that held nothing when the build began: what is read
 	// there was made by the build.
 	Empty []string
+	// Known says where a content came from that the control plane put into the room
+	// itself, or that an earlier one left; nil knows nothing.
+	Known func(d hallmark.Digest) (o Origin, purl string, ok bool)
 }
 
 // Explain finds the origin of everything that was read.
-func (o Origins) Explain(s *Summary) []Material {
+func (o Origins) Explain(s *Summary) ([]Material, error) {
 	source := map[hallmark.Digest]bool{}
 	for _, d := range o.Source {
 		source[d] = true
@@ -69,17 +101,50 @@ func (o Origins) Explain(s *Summary) []Material {
 	var out []Material
 	for _, r := range s.Reads() {
 		m := Material{Read: *r}
-		m.Origin, m.Package = o.of(r, source)
+		place, rest := (*Place)(nil), ""
+		m.Origin, m.Package, place, rest = o.of(r, source)
+		if err := m.inspect(place, rest); err != nil {
+			return nil, err
+		}
 		out = append(out, m)
 	}
-	return out
+	return out, nil
 }
 
-func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
-	rel, inside := below(string(r.Path), o.Workspace)
+// inspect looks at what was read of the platform, as far as it is that. The bytes
+// of a package are those that it declares; of what has other bytes, the name alone
+// is the package's, and that explains nothing.
+func (m *Material) inspect(place *Place, rest string) error {
+	m.Cached = m.Origin == OriginUnexplained && place != nil && place.Origin == OriginCache
+	if m.Digest == "" || place == nil || place.Inspect == nil || m.Origin != OriginToolchain && m.Origin != OriginUnexplained {
+		return nil
+	}
+	got, err := place.Inspect(rest, m.Digest)
+	if err != nil {
+		return fmt.Errorf("comparing %q with what its package declares: %w", string(m.Path), err)
+	}
+	m.Code = got.Code
+	if m.Origin != OriginToolchain {
+		return nil
+	}
+	m.Content, m.Why = got.Content, got.Why
+	if got.Package != "" {
+		m.Package = got.Package
+	}
+	if m.Content == ContentAltered {
+		m.Origin = OriginUnexplained
+	}
+	return nil
+}
+
+func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string, *Place, string) {
+	rel, inside := "", false
+	if o.Workspace != "" {
+		rel, inside = below(string(r.Path), o.Workspace)
+	}
 	_, exported := o.Source[rel]
 	if inside && r.Digest != "" && (o.Source[rel] == r.Digest || !exported && source[r.Digest]) {
-		return OriginSource, "" // under its own name, or one that the build gave it
+		return OriginSource, "", nil, "" // under its own name, or one that the build gave it
 	}
 	var best *Place
 	rest := ""
@@ -93,24 +158,29 @@ func (o Origins) of(r *Read, source map[hallmark.Digest]bool) (Origin, string) {
 	}
 	if best != nil && !(best.Origin == OriginCache && r.after) && (best.Holds == nil || best.Holds(rest, r.Digest)) {
 		if best.Owner == nil {
-			return best.Origin, ""
+			return best.Origin, "", best, rest
 		}
 		if purl, ok := best.Owner(rest); ok {
-			return best.Origin, purl
+			return best.Origin, purl, best, rest
+		}
+	}
+	if o.Known != nil {
+		if origin, purl, ok := o.Known(r.Digest); ok {
+			return origin, purl, nil, ""
 		}
 	}
 	// Where nothing was before, everything is the build's. Elsewhere content is its
 	// own only if it was seen to write it before.
 	for _, dir := range o.Empty {
 		if _, ok := below(string(r.Path), dir); ok && (best == nil || len(best.Prefix) <= len(dir)) {
-			return OriginBuild, ""
+			return OriginBuild, "", nil, ""
 		}
 	}
 	made := inside && !exported && (best == nil || len(best.Prefix) < len(o.Workspace))
 	if r.after || made {
-		return OriginBuild, ""
+		return OriginBuild, "", nil, ""
 	}
-	return OriginUnexplained, ""
+	return OriginUnexplained, "", best, rest
 }
 
 // madeInside reports whether a file lies in the workspace or in a directory that
@@ -139,6 +209,8 @@ type Group struct {
 	Files   int             `json:"files"`
 	Bytes   int64           `json:"bytes"`
 	Digest  hallmark.Digest `json:"digest"` // of the group's lines of the materials list
+	// Undeclared is how many of them the package declares no digest of.
+	Undeclared int `json:"undeclared,omitempty"`
 }
 
 // Materials is the list of everything that a build read.
@@ -176,6 +248,9 @@ func Collate(all []Material) (Materials, error) {
 		}
 		groups[k].Files++
 		groups[k].Bytes += m.Size
+		if m.Content == ContentUndeclared {
+			groups[k].Undeclared++
+		}
 		lines[k].Write(line)
 		if m.Origin == OriginUnexplained {
 			out.Unexplained = append(out.Unexplained, m)

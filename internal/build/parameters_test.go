@@ -70,11 +70,15 @@ func TestParametersRefused(t *testing.T) {
 }
 
 func FuzzParseInventory(f *testing.F) {
-	good, err := Inventory{APIVersion: "hallmark/v1", Kind: "ToolInventory", Platform: "p", Programs: []InventoryProgram{{"/usr/bin/cc", hallmark.DigestOf(nil)}, {"/usr/bin/\xff", hallmark.DigestOf(nil)}}}.Encode()
+	good, err := Inventory{APIVersion: "hallmark/v1", Kind: "ToolInventory", Platform: "p", Programs: []InventoryProgram{{"/usr/bin/cc", hallmark.DigestOf(nil)}, {"/usr/bin/\xff", hallmark.DigestOf(nil)}}, Libraries: []InventoryProgram{{"/usr/lib/a.so", hallmark.DigestOf(nil)}, {"/usr/lib/b.so", hallmark.DigestOf(nil)}}}.Encode()
 	if err != nil {
 		f.Fatal(err)
 	}
 	if _, err := ParseInventory("good", good); err != nil {
+		f.Fatal(err)
+	}
+	// An inventory that pins programs alone says nothing of libraries.
+	if _, err := ParseInventory("old", bytes.Replace(good, good[bytes.Index(good, []byte(",\n \"libraries\"")):len(good)-3], nil, 1)); err == nil || !strings.Contains(err.Error(), "libraries") {
 		f.Fatal(err)
 	}
 	f.Add(good)

@@ -202,6 +202,7 @@ func (p *parser) document(n *yaml.Node) *Pipeline {
 			}
 			out.Artifacts = append(out.Artifacts, p.artifact(a, seen))
 		}
+		p.fixed(b["artifacts"], out)
 	}
 	return out
 }

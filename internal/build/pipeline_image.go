@@ -30,7 +30,7 @@ func (r ImageRef) String() string {
 }
 
 // ImageArtifact is an image that a build leaves: files of the workspace over a
-// base, or over nothing.
+// base or over nothing, or what a Dockerfile makes.
 type ImageArtifact struct {
 	Name       string
 	Base       ImageRef // the zero value is scratch
@@ -42,6 +42,16 @@ type ImageArtifact struct {
 	Workdir    string
 	Labels     map[string]string
 	Platforms  []string // OS/ARCHITECTURE; empty is the platform that builds
+
+	Dockerfile *Dockerfile // what the image is made by, in place of Base, Files and the rest
+}
+
+// Dockerfile is one that an image is made by.
+type Dockerfile struct {
+	Path    string // of the commit, slash-separated
+	Context string // directory of the workspace; "." is all of it
+	Target  string // stage; empty is the last
+	Args    map[string]string
 }
 
 // Suffix ends the name of an image artifact in a result directory.
@@ -104,11 +114,7 @@ func (p *parser) imageArtifact(n *yaml.Node, seen map[string]bool) ImageArtifact
 		return out
 	}
 	in := top["image"]
-	f := p.fields(in, "image", "name", "base", "files", "entrypoint", "cmd", "env", "user", "workdir", "labels", "platforms", "dockerfile")
-	if d := f["dockerfile"]; d != nil {
-		p.fail(d, hallmark.CodeImageDockerfile, "image.dockerfile: Dockerfiles can't be built here; say base and files, and let steps write the files")
-		return out
-	}
+	f := p.fields(in, "image", "name", "base", "files", "entrypoint", "cmd", "env", "user", "workdir", "labels", "platforms", "dockerfile", "context", "target", "args")
 	if p.need(in, f["name"], "name") {
 		out.Name = p.text(f["name"], "image.name")
 		if len(out.Name) > 100 || !imageName.MatchString(out.Name) {
@@ -119,11 +125,6 @@ func (p *parser) imageArtifact(n *yaml.Node, seen map[string]bool) ImageArtifact
 		}
 		seen[out.File()] = true
 	}
-	if p.need(in, f["base"], "base") {
-		if s := p.text(f["base"], "image.base"); s != "scratch" {
-			out.Base = p.imageRef(f["base"], "image.base", "scratch", s)
-		}
-	}
 	if f["platforms"] != nil {
 		for _, x := range p.list(f["platforms"], "image.platforms") {
 			s := p.text(x, "image.platforms")
@@ -133,10 +134,60 @@ func (p *parser) imageArtifact(n *yaml.Node, seen map[string]bool) ImageArtifact
 			out.Platforms = append(out.Platforms, s)
 		}
 	}
+	if f["dockerfile"] != nil {
+		out.Dockerfile = p.dockerfile(f)
+		return out
+	}
+	for _, k := range []string{"context", "target", "args"} {
+		if f[k] != nil {
+			p.fail(f[k], hallmark.CodePipelineInvalid, "image.%s: there is no image.dockerfile", k)
+		}
+	}
+	if p.need(in, f["base"], "base") {
+		if s := p.text(f["base"], "image.base"); s != "scratch" {
+			out.Base = p.imageRef(f["base"], "image.base", "scratch", s)
+		}
+	}
 	if p.need(in, f["files"], "files") {
 		out.Files = p.imageFiles(f["files"], out.Platforms)
 	}
 	p.imageConfig(f, &out)
+	return out
+}
+
+var stageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
+
+// dockerfile reads what says how a Dockerfile is built.
+func (p *parser) dockerfile(f map[string]*yaml.Node) *Dockerfile {
+	for _, k := range []string{"base", "files", "entrypoint", "cmd", "env", "user", "workdir", "labels"} {
+		if f[k] != nil {
+			p.fail(f[k], hallmark.CodePipelineInvalid, "image.%s: the Dockerfile says it", k)
+		}
+	}
+	inside := func(n *yaml.Node, what string, dot bool) string {
+		s := p.text(n, what)
+		if s == "" || path.IsAbs(s) || path.Clean(s) != s || s == "." && !dot || s == ".." || strings.HasPrefix(s, "../") {
+			p.fail(n, hallmark.CodePipelineInvalid, "%s %q: want a clean path inside the workspace", what, s)
+		}
+		return s
+	}
+	out := &Dockerfile{Path: inside(f["dockerfile"], "image.dockerfile", false), Context: ".", Args: map[string]string{}}
+	if n := f["context"]; n != nil {
+		out.Context = inside(n, "image.context", true)
+	}
+	if n := f["target"]; n != nil {
+		if out.Target = p.text(n, "image.target"); !stageName.MatchString(out.Target) {
+			p.fail(n, hallmark.CodePipelineInvalid, "image.target: want the name of a stage")
+		}
+	}
+	if n := f["args"]; n != nil {
+		for k, v := range p.fields(n, "image.args") {
+			if !envName.MatchString(k) {
+				p.fail(n, hallmark.CodePipelineInvalid, "image.args: %q is no name", k)
+			}
+			out.Args[k] = p.text(v, "image.args."+k)
+		}
+	}
 	return out
 }
 

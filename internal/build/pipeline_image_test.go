@@ -112,7 +112,7 @@ func TestParseImagesRefuses(t *testing.T) {
 		"user":             {edit(`"1000:1000"`, `"a b"`), "p.yaml:21:15", hallmark.CodePipelineInvalid},
 		"workdir":          {edit("/srv", "srv"), "p.yaml:22:18", hallmark.CodePipelineInvalid},
 		"platform twice":   {edit("linux/arm64]", "linux/amd64]"), "p.yaml:12:34", hallmark.CodePipelineInvalid},
-		"Dockerfile":       {edit("        base: example.org/base@"+someDigest+"\n", "        dockerfile: Dockerfile\n"), "p.yaml:11:21", hallmark.CodeImageDockerfile},
+		"Dockerfile":       {edit("        base: example.org/base@"+someDigest+"\n", "        dockerfile: Dockerfile\n"), "p.yaml:14:11", hallmark.CodePipelineInvalid},
 		"anchor":           {edit("    - image:\n", "    - image: &x\n"), "p.yaml:9:14", hallmark.CodePipelineInvalid},
 	} {
 		_, err := ParsePipeline("p.yaml", []byte(c.text))

@@ -110,6 +110,21 @@ func (p *parser) shadowed(n *yaml.Node, parameters []Parameter, steps []Step) {
 	}
 }
 
+// fixed refuses a build argument that is a parameter too: what was given and
+// recorded would not be what a Dockerfile sees.
+func (p *parser) fixed(n *yaml.Node, out *Pipeline) {
+	for _, i := range out.Images {
+		for _, q := range out.Parameters {
+			if i.Dockerfile == nil {
+				continue
+			}
+			if _, ok := i.Dockerfile.Args[q.Name]; ok {
+				p.fail(n, hallmark.CodePipelineInvalid, "image %s: args sets the parameter %s", i.Name, q.Name)
+			}
+		}
+	}
+}
+
 func wholePattern(s string) (*regexp.Regexp, error) {
 	if len(s) > maxValue {
 		return nil, fmt.Errorf("more than %d bytes", maxValue)

@@ -4,6 +4,7 @@
 package build
 
 import (
+	"github.com/google/go-cmp/cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,15 +113,15 @@ func TestCollectRefuses(t *testing.T) {
 
 // TestAuthorize: every fact that speaks against a build denies on its own.
 func TestAuthorize(t *testing.T) {
-	cc, other := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("other"))
+	cc, lib, other := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("lib")), hallmark.DigestOf([]byte("other"))
 	p := Policy{Builders: []string{"b"}, Guarantees: []string{"no-network"}, Permit: func(q Request) (Rule, *hallmark.Reason) {
 		if q.Repository != "r" {
 			return Rule{}, &hallmark.Reason{Code: hallmark.CodeBuildNotPermitted}
 		}
-		return Rule{Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}}, nil
+		return Rule{Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}, Libraries: map[string][]hallmark.Digest{"/usr/lib/libc.so": {lib}}}, nil
 	}}
 	p.Tools = []string{"cc=aa"}
-	base := Facts{Request: Request{Repository: "r", Builder: "b"}, TraceWhole: true, Executed: []Executable{{"/usr/bin/cc", cc, "x"}, {"/workspace/configure", other, "x"}}, Brought: []hallmark.Digest{other}, BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
+	base := Facts{Request: Request{Repository: "r", Builder: "b"}, TraceWhole: true, Executed: []Executable{{Path: "/usr/bin/cc", Digest: cc, Step: "x"}, {Path: "/workspace/configure", Digest: other, Step: "x"}}, Loaded: []Executable{{Path: "/usr/bin/cc", Digest: cc, Step: "x"}, {Path: "/usr/lib/libc.so", Digest: lib, Step: "x"}, {Path: "/workspace/own.so", Digest: other, Step: "x"}}, Brought: []hallmark.Digest{other}, BuilderID: "b", Tools: []string{"cc=aa"}, Defined: []Step{{Name: "x"}}, Steps: []StepResult{{Step: Step{Name: "x"}}}, Guarantees: []Guarantee{{Name: "no-network", Holds: true}}, Artifacts: 1}
 	if d := Authorize(p, base); !d.Allowed() {
 		t.Fatalf("a good build: %+v", d)
 	}
@@ -128,13 +129,15 @@ func TestAuthorize(t *testing.T) {
 		"builder":     func(f *Facts) { f.BuilderID = "other" },
 		"request":     func(f *Facts) { f.Request.Repository = "fork" },
 		"untraced":    func(f *Facts) { f.TraceWhole = false },
-		"unlisted":    func(f *Facts) { f.Executed = []Executable{{"/usr/bin/ld", cc, "x"}} },
-		"wrapped":     func(f *Facts) { f.Executed = []Executable{{"/usr/bin/cc", other, "x"}} },
-		"from memory": func(f *Facts) { f.Executed = []Executable{{"/memfd:x (deleted)", other, "x"}} },
+		"unlisted":    func(f *Facts) { f.Executed = []Executable{{Path: "/usr/bin/ld", Digest: cc, Step: "x"}} },
+		"wrapped":     func(f *Facts) { f.Executed = []Executable{{Path: "/usr/bin/cc", Digest: other, Step: "x"}} },
+		"library":     func(f *Facts) { f.Loaded = []Executable{{Path: "/usr/lib/libc.so", Digest: other, Step: "x"}} },
+		"plug-in":     func(f *Facts) { f.Loaded = []Executable{{Path: "/usr/lib/plug.so", Digest: lib, Step: "x"}} },
+		"from memory": func(f *Facts) { f.Executed = []Executable{{Path: "/memfd:x (deleted)", Digest: other, Step: "x"}} },
 		"built":       func(f *Facts) { f.Written = []hallmark.Digest{other} },
 		"cut short":   func(f *Facts) { f.Brought = nil }, // no writing of these bytes was seen, and nobody brought them
-		"unnamed":     func(f *Facts) { f.Executed = []Executable{{"", other, "x"}} },
-		"beside":      func(f *Facts) { f.Executed = []Executable{{"/workspace-2/x", other, "x"}} },
+		"unnamed":     func(f *Facts) { f.Executed = []Executable{{Path: "", Digest: other, Step: "x"}} },
+		"beside":      func(f *Facts) { f.Executed = []Executable{{Path: "/workspace-2/x", Digest: other, Step: "x"}} },
 		"guarantee":   func(f *Facts) { f.Guarantees = []Guarantee{{Name: "no-network"}} },
 		"absent":      func(f *Facts) { f.Guarantees = nil },
 		"tool":        func(f *Facts) { f.Tools = []string{"cc=aa", "ld=bb"} },
@@ -170,11 +173,35 @@ func TestAuthorize(t *testing.T) {
 	}
 }
 
+// TestLibrariesNamed: a refusal names path, digest and what was approved; a program
+// that is only read is no library; and a rule that records tools asks of none.
+func TestLibrariesNamed(t *testing.T) {
+	lib, other := hallmark.DigestOf([]byte("lib")), hallmark.DigestOf([]byte("other"))
+	r := Rule{Name: "release", Programs: map[string][]hallmark.Digest{"/usr/bin/ld": {lib}}, Libraries: map[string][]hallmark.Digest{"/usr/lib/p.so": {lib}}, Digests: []hallmark.Digest{hallmark.DigestOf(nil)}}
+	loaded := []Executable{
+		{Path: "/usr/lib/p.so", Digest: other, Step: "a"}, {Path: "/usr/lib/p.so", Digest: other, Step: "b"}, {Path: "/usr/lib/q.so", Digest: lib, Step: "a"}, {Path: "/usr/bin/ld", Digest: lib, Step: "a"}, {Path: "/usr/bin/ran", Digest: other, Step: "a"}, {Path: "/opt/beside.so", Digest: hallmark.DigestOf(nil), Step: "a"}, {Path: "/tmp/built.so", Digest: other, Step: "a"},
+	}
+	var got []string
+	for _, reason := range r.libraries(loaded, []Executable{{Path: "/usr/bin/ran", Digest: other, Step: "a"}}) {
+		got = append(got, string(reason.Code)+" "+reason.Field+" "+reason.Message)
+	}
+	if d := cmp.Diff([]string{
+		"BUILD_TOOL_NOT_APPROVED tools.inventory step a loaded \"/usr/lib/p.so\" " + string(other) + ", a library which the inventory lists as " + string(lib),
+		"BUILD_TOOL_NOT_APPROVED tools.inventory step a loaded \"/usr/lib/q.so\" " + string(lib) + ", a library which the inventory does not list",
+	}, got); d != "" {
+		t.Error(d)
+	}
+	r.AnyTool = true
+	if got := r.libraries(loaded, nil); got != nil {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestProgramsNamed: a refusal names path, digest and what was approved.
 func TestProgramsNamed(t *testing.T) {
 	cc, wrapped := hallmark.DigestOf([]byte("cc")), hallmark.DigestOf([]byte("wrapped"))
 	r := Rule{Name: "release", Programs: map[string][]hallmark.Digest{"/usr/bin/cc": {cc}}}
-	got := r.programs([]Executable{{"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", wrapped, "compile"}, {"/usr/bin/cc", cc, "compile"}}, nil, nil)
+	got := r.programs([]Executable{{Path: "/usr/bin/cc", Digest: wrapped, Step: "compile"}, {Path: "/usr/bin/cc", Digest: wrapped, Step: "compile"}, {Path: "/usr/bin/cc", Digest: cc, Step: "compile"}}, nil, nil)
 	if len(got) != 1 || got[0].Code != hallmark.CodeBuildTool || got[0].Nearest != "rule release" {
 		t.Fatalf("%+v", got)
 	}
@@ -183,20 +210,20 @@ func TestProgramsNamed(t *testing.T) {
 			t.Errorf("%s: no %s", got[0].Message, want)
 		}
 	}
-	if got := (Rule{Digests: []hallmark.Digest{wrapped}}).programs([]Executable{{"/opt/x", wrapped, "s"}}, nil, nil); len(got) != 0 {
+	if got := (Rule{Digests: []hallmark.Digest{wrapped}}).programs([]Executable{{Path: "/opt/x", Digest: wrapped, Step: "s"}}, nil, nil); len(got) != 0 {
 		t.Errorf("a program approved by digest: %+v", got)
 	}
-	if got := (Rule{}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
+	if got := (Rule{}).programs([]Executable{{Path: "/tmp/a.out", Digest: wrapped, Step: "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
 		t.Errorf("a built program: %+v", got)
 	}
-	loader := []Executable{{"/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", wrapped, "s"}}
+	loader := []Executable{{Path: "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", Digest: wrapped, Step: "s"}}
 	if got := (Rule{AnyTool: true}).programs(loader, nil, nil); len(got) != 1 || got[0].Code != hallmark.CodeBuildBuiltProgram {
 		t.Errorf("a loader, which runs what was built: %+v", got)
 	}
 	if got := (Rule{AnyTool: true, Digests: []hallmark.Digest{wrapped}}).programs(loader, nil, nil); len(got) != 0 {
 		t.Errorf("a loader that is approved: %+v", got)
 	}
-	if got := (Rule{Built: true}).programs([]Executable{{"/tmp/a.out", wrapped, "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 0 {
+	if got := (Rule{Built: true}).programs([]Executable{{Path: "/tmp/a.out", Digest: wrapped, Step: "s"}}, []hallmark.Digest{wrapped}, nil); len(got) != 0 {
 		t.Errorf("a built program that may run: %+v", got)
 	}
 }

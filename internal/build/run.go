@@ -163,7 +163,7 @@ func Run(ctx context.Context, engine Engine, p *Pipeline, given Given, clock fun
 			rep.Egress[i] = given.hide(e)
 		}
 		r.Steps = append(r.Steps, StepResult{Step: s, Command: []string{"sh", "-e", "-c", s.Run}, Report: rep, Log: log.b})
-		r.Guarantees = merge(r.Guarantees, rep.Guarantees)
+		r.Guarantees = MergeGuarantees(r.Guarantees, rep.Guarantees)
 		last := &r.Steps[len(r.Steps)-1]
 		if !last.Good() {
 			break
@@ -204,8 +204,8 @@ func (g Given) hide(e Egress) Egress {
 	return e
 }
 
-// merge keeps a guarantee only if it held in every step.
-func merge(all, more []Guarantee) []Guarantee {
+// MergeGuarantees keeps a guarantee only if it held in every step.
+func MergeGuarantees(all, more []Guarantee) []Guarantee {
 	if all == nil {
 		return slices.Clone(more)
 	}

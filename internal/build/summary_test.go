@@ -18,11 +18,7 @@ func logOf(t *testing.T, events ...Event) *bytes.Buffer {
 	var out bytes.Buffer
 	for i, e := range events {
 		e.Seq = int64(i + 1)
-		b, err := e.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out.Write(b)
+		out.Write(e.Encode())
 	}
 	return &out
 }
@@ -74,7 +70,10 @@ func TestExplain(t *testing.T) {
 		},
 	}
 	got := map[Raw]string{}
-	all := o.Explain(traced(t))
+	all, err := o.Explain(traced(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, m := range all {
 		got[m.Path] = strings.TrimSpace(string(m.Origin) + " " + m.Package)
 	}

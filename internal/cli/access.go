@@ -21,7 +21,7 @@ func accessCommand(s *streams) *cobra.Command {
 version, signed by the single operator or proposed to the administrators. What no
 grant allows is refused.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(accessPrincipalCommand(s), accessGrantCommand(s), accessRevokeCommand(s), accessRefsCommand(s), accessShowCommand(s), accessWhoCanCommand(s), accessTokenCommand(s))
+	cmd.AddCommand(accessPrincipalCommand(s), accessGrantCommand(s), accessRevokeCommand(s), accessRefsCommand(s), accessShowCommand(s), accessWhoCanCommand(s), accessReviewCommand(s), accessTokenCommand(s))
 	return cmd
 }
 

@@ -107,9 +107,9 @@ before is replaced.`,
 func policyToolsCommand(s *streams) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
-		Use: "tools", Short: "list the programs that builds on this machine can run, with their digests", Args: cobra.NoArgs,
-		Long: `List every program that a build on this machine can run, with path and digest.
-With --out it writes the inventory that the rules of builds name:
+		Use: "tools", Short: "list the programs and libraries of builds on this machine, with their digests", Args: cobra.NoArgs,
+		Long: `List every program that a build on this machine can run, and every library and
+plug-in that it can load, with path and digest. With --out it writes the inventory that the rules of builds name:
 
     hallmark policy tools --out tools.json
     hallmark policy set --build build.yaml --inventory host=tools.json
@@ -133,10 +133,10 @@ Look it over before you approve it: it says what is there, not that it is good.`
 			}
 			digest := hallmark.DigestOf(raw)
 			if s.json {
-				s.message(map[string]any{"type": "tool-inventory", "digest": digest, "programs": len(inv.Programs), "path": out})
+				s.message(map[string]any{"type": "tool-inventory", "digest": digest, "programs": len(inv.Programs), "libraries": len(inv.Libraries), "path": out})
 				return nil
 			}
-			s.print("inventory %s  %d programs", digest, len(inv.Programs))
+			s.print("inventory %s  %d programs, %d libraries", digest, len(inv.Programs), len(inv.Libraries))
 			s.hint("look it over, then: hallmark policy set --build FILE --inventory NAME=%s", out)
 			return nil
 		}}

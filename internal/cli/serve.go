@@ -108,6 +108,45 @@ func repositoryCommand(s *streams) *cobra.Command {
 			}
 			return nil
 		}}
-	cmd.AddCommand(create, list)
+	cmd.AddCommand(create, repositoryImportCommand(s), list)
+	return cmd
+}
+
+func repositoryImportCommand(s *streams) *cobra.Command {
+	var passFile string
+	cmd := &cobra.Command{
+		Use: "import NAME PATH", Short: "take an existing repository over, once its whole history was looked at", Args: cobra.ExactArgs(2),
+		Long: `Take over a repository, bare or not, under a new name. Every object of it is looked
+at before anybody can see it: secrets, file names, links, submodules, compiled
+code. Its commits need no signature; what is pushed from then on does.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			home, err := s.homeDir()
+			if err != nil {
+				return err
+			}
+			pass, err := passphrase(passFile)
+			if err != nil {
+				return err
+			}
+			r, err := app.ImportRepository(cmd.Context(), home, args[0], args[1], pass)
+			if err != nil {
+				return err
+			}
+			if s.json {
+				s.message(map[string]any{"type": "import", "name": args[0], "uri": r.URI, "references": r.Refs, "commits": r.Commits, "unsigned": r.Unsigned, "allowed": r.Decision.Allowed(), "reasons": r.Decision.Reasons})
+			}
+			if !r.Decision.Allowed() {
+				if !s.json {
+					s.print("refused: nothing was taken over")
+					s.reasons(r.Decision.Reasons)
+				}
+				return errDenied
+			}
+			if !s.json {
+				s.print("%s %s: %d references, %d commits, %d of them signed by nobody whom the policy allows", args[0], r.URI, r.Refs, r.Commits, r.Unsigned)
+			}
+			return nil
+		}}
+	passphraseFlag(cmd, &passFile)
 	return cmd
 }

@@ -69,11 +69,12 @@ func newBasis(ev Evidence) basis {
 	return b
 }
 
-// inScope: policy and genesis stand for themselves, a VSA counts only as the
+// inScope: policy and genesis stand for themselves, and so does what the source
+// gate says of a reference or a change; a VSA counts only as the
 // latest verdict's, everything else only as its input.
 func inScope(it Item, listed map[hallmark.Digest]bool, summary hallmark.Digest) bool {
 	switch it.PredicateType {
-	case intoto.PredicatePolicy, intoto.PredicateGenesis:
+	case intoto.PredicatePolicy, intoto.PredicateGenesis, intoto.PredicateTransition, intoto.PredicateReview:
 		return true
 	case intoto.PredicateVSA:
 		return it.Digest == summary

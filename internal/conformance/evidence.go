@@ -240,6 +240,11 @@ func provenance() Selector { return Selector{PredicateType: intoto.PredicateProv
 func spdx() Selector       { return Selector{PredicateType: intoto.PredicateSPDX} }
 func cycloneDX() Selector  { return Selector{PredicateType: intoto.PredicateCycloneDX} }
 func policy() Selector     { return Selector{PredicateType: intoto.PredicatePolicy} }
+
+// transition is what the source gate answered to an update of a reference, review
+// what somebody said of a change.
+func transition() Selector { return Selector{PredicateType: intoto.PredicateTransition} }
+func review() Selector     { return Selector{PredicateType: intoto.PredicateReview} }
 func genesis() Selector    { return Selector{PredicateType: intoto.PredicateGenesis} }
 
 // decision is the VSA of the latest verdict, PASSED or FAILED: for rows about

@@ -140,6 +140,7 @@ func slsaBuild() []Requirement {
 			Rule:     "steps run without keys, as another user in namespaces of their own, with a clean environment and no sockets",
 			Evidence: []Selector{environment(), provenance()},
 			Tests:    []string{"script/attack-build", "script/drill"},
+			Limit:    "run by an ordinary user, steps have that user on the host too, in namespaces of their own",
 		},
 		{
 			ID:       "B12",
@@ -161,7 +162,7 @@ func slsaBuild() []Requirement {
 			Who:     "platform",
 			Text:    "External parameters are fully enumerated: no way to influence the build from outside that is not listed.",
 			Attacks: []string{"AT-15"},
-			Missing: "external parameters are listed, each one given must be permitted by pipeline and build policy, and unknown ones are refused; that nothing else influences a local build (its operator has the machine) is not shown",
+			Missing: "external parameters are listed, each one given must be permitted by pipeline and build policy, and unknown ones are refused; the environment is a fixed list, and platform, tools and files read are recorded or pinned; that nothing else influences a local build (its operator has the machine) is not shown",
 		},
 		{
 			ID:       "B14",
@@ -212,7 +213,7 @@ func slsaBuild() []Requirement {
 			Rule:     "a build finds a new sandbox: no cache, home, temporary file, setting or process of an earlier one",
 			Evidence: []Selector{isolated(), provenance()},
 			Tests:    []string{"script/drill"},
-			Limit:    "fetched packages are kept between builds: their bytes are verified against the lock file before each",
+			Limit:    "fetched packages are kept between builds: their bytes are verified against the lock file before each; so is the toolchain cache, which no build writes to",
 		},
 		{
 			ID:       "B18",
@@ -222,9 +223,9 @@ func slsaBuild() []Requirement {
 			Who:      "platform",
 			Text:     "One build cannot inject false entries into a cache used by another; output is identical whether or not the cache is used.",
 			Attacks:  []string{"AT-11"},
-			Rule:     "no build writes to a cache that another reads",
+			Rule:     "no build writes to a cache that another reads; that of the toolchain is made by the control plane alone, and what a build reads of it is what it held then: BUILD_CACHE_ALTERED. A program that is linked with it is that of a build without it, bit for bit",
 			Evidence: []Selector{environment(), provenance()},
-			Tests:    []string{"script/drill"},
+			Tests:    []string{"script/drill", "script/cache"},
 			Limit:    "true because nothing that a build wrote is kept",
 		},
 		{

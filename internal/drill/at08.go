@@ -80,6 +80,10 @@ func at08() []Case {
 			Attack: "AT-08", Letter: "r", Does: "the output is a second name of another file", Control: "artifacts are regular files of the build with one name",
 			Stops: hallmark.CodePipelineArtifactName, Residual: "none known", attack: hardLink,
 		},
+		{
+			Attack: "AT-08", Letter: "s", Does: "a step makes read-only tools writable or mounts its own over them, by every call that can, in its own or in a new user namespace",
+			Control: "the system call filter and the loss of every privilege", Stops: hallmark.CodeSandboxCallsClosed, Residual: "a fault in the kernel", attack: remountTools,
+		},
 	}
 }
 

@@ -18,10 +18,12 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/app"
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
+	"github.com/hallmark-sc/hallmark/internal/sandbox"
 )
 
 // at10 is "a tool of the pipeline was exchanged and takes secrets along" (the
-// bash uploader of 2021), as far as the sandbox answers it: the tool runs.
+// bash uploader of 2021), as far as the sandbox answers it (a to d, in which the tool runs) and where it is
+// pinned (e).
 func at10() []Case {
 	return []Case{
 		{
@@ -39,6 +41,10 @@ func at10() []Case {
 		{
 			Attack: "AT-10", Letter: "d", Does: "a revision of an untrusted branch names a secret", Control: "the policy names the refs whose builds may have secrets",
 			Stops: hallmark.CodeSecretRefused, Residual: "whoever may write to a trusted ref", attack: untrustedSecret,
+		},
+		{
+			Attack: "AT-10", Letter: "e", Does: "the server from which the platform gets a tool gives other bytes before the second of two runs", Control: "the approved inventory pins the tool by its digest",
+			Stops: hallmark.CodeBuildTool, Residual: "a tool that was bad when it was pinned", attack: changedTool,
 		},
 	}
 }
@@ -240,4 +246,47 @@ func untrustedSecret(ctx context.Context, g *ground, c Control) (effect, error) 
 		return effect{done: true, detail: "a contribution's build had the secret"}, nil
 	}
 	return effect{reason: hallmark.CodeSecretRefused, detail: "no step ran"}, f.denied(ctx, hallmark.CodeSecretRefused)
+}
+
+// changedTool: the platform is provided with the tool of a server before each run,
+// as runners are. What it gave at first was looked over and pinned.
+func changedTool(ctx context.Context, g *ground, c Control) (effect, error) {
+	first, second := []byte("#!/bin/sh\necho reviewed\n"), []byte("#!/bin/sh\necho poisoned\n")
+	const at = "/opt/drill/report"
+	s, err := keep(g, "tool server", func() (*toolServer, error) { return g.serveTool() })
+	if err != nil {
+		return effect{}, err
+	}
+	if err := g.approve(ctx, "allow", build.InventoryProgram{Path: at, Digest: hallmark.DigestOf(first)}); err != nil {
+		return effect{}, err
+	}
+	r, err := g.project("changed", map[string]string{pipeline.PipelineFile: definition("mkdir -p out; "+at+" > out/app", "test -s out/app", "out/app")})
+	if err != nil {
+		return effect{}, err
+	}
+	var f finished
+	for _, now := range [][]byte{first, second} {
+		s.give(now)
+		got, err := s.fetch(ctx)
+		if err != nil {
+			return effect{}, err
+		}
+		dir, err := g.tool("report", got)
+		if err != nil {
+			return effect{}, err
+		}
+		f, err = g.run(ctx, r, compose(func(p *app.BuildParts) {
+			if c == Off {
+				anyTool(p)
+			}
+			onPlatform(p, sandbox.Mount{Source: dir, Target: "/opt/drill"})
+		}))
+		if err != nil {
+			return effect{}, err
+		}
+		if bytes.Equal(now, first) && string(f.artifact("app")) != clean {
+			return effect{}, fmt.Errorf("the pinned tool does not run: %s", f.codes())
+		}
+	}
+	return f.toolEffect(ctx, hallmark.CodeBuildTool, at, string(hallmark.DigestOf(first)), string(hallmark.DigestOf(second)))
 }

@@ -27,13 +27,13 @@ func at11() []Case {
 		}
 	}
 	return []Case{
-		one("a", "an earlier build points an entry of the Go build cache to other content", "each build has a cache of its own", influence{
-			name: "gocache", share: "/cache", plant: poisonCache, use: "mkdir -p out; go build -o out/lib ./lib; if grep -q poisoned out/lib; then echo poisoned; else echo reviewed; fi > out/app", tool: "go",
-			files: map[string]string{"go.mod": goMod, "lib/lib.go": goLib("reviewed")},
-		}),
-		one("b", "an earlier build edits a file of the module cache", "each build sees only what was fetched for it, read-only", influence{
-			name: "gomodcache", share: "/dependencies/go", plant: "mkdir -p $GOMODCACHE/example.org/dep@v1.0.0 || exit 0; cd $GOMODCACHE/example.org/dep@v1.0.0; printf 'module example.org/dep\\n' > go.mod; " + writeGo("dep.go", "dep", "poisoned"),
-			use: "mkdir -p out; cp $GOMODCACHE/example.org/dep@v1.0.0/dep.go dep.go 2>/dev/null || " + writeGo("dep.go", "dep", "reviewed") + "; grep -o -e poisoned -e reviewed dep.go > out/app", tool: "go",
+		{
+			Attack: "AT-11", Letter: "a", Does: "an earlier build points an entry of the Go build cache to other content, and a later one links it", Control: "each build has a cache of its own, over one of the toolchain that it can't write to",
+			Stops: hallmark.CodeBuildNothingShared, Residual: "side channels of the hardware", attack: poisonedCache,
+		},
+		one("b", "an earlier build edits a file of the module cache, whose bytes go.sum vouched for", "each build sees only what was fetched for it, read-only", influence{
+			name: "gomodcache", share: "/dependencies/go", plant: "chmod -R u+w $GOMODCACHE/example.com 2>/dev/null; sed -i s/reviewed/poisoned/ $GOMODCACHE/example.com/lib@v1.0.0/lib.go 2>/dev/null || :",
+			use: "set -e; mkdir -p out; go build -o out/lib ./lib; if grep -q poisoned-word out/lib; then echo poisoned; else grep -q reviewed-word out/lib; echo reviewed; fi > out/app", tool: "go", module: true,
 		}),
 		one("c", "an earlier build changes the settings of the Go command (go env -w)", "each step has a home of its own, and the Go command reads no settings", influence{
 			name: "goenv", share: "/tmp", plant: "mkdir -p /tmp/home; GOENV=/tmp/home/go-env go env -w GOOS=plan9",
@@ -57,6 +57,10 @@ func at11() []Case {
 			Attack: "AT-11", Letter: "g", Does: "a build that runs at the same time changes what another keeps in /tmp", Control: "each sandbox has its own /tmp",
 			Stops: hallmark.CodeBuildNothingShared, Residual: "side channels of the hardware", attack: sharedTmp,
 		},
+		{
+			Attack: "AT-11", Letter: "h", Does: "the toolchain cache of the home is changed on disk: an entry of the standard library names an output of the attacker's", Control: "what a build reads of the cache is what the cache held when it was made",
+			Stops: hallmark.CodeCacheAltered, Residual: "whoever can write to all of the home, and changes the list too", attack: alteredCache,
+		},
 	}
 }
 
@@ -64,35 +68,33 @@ func goLib(word string) string {
 	return "package lib\n\n// Word is what the library is known by.\nfunc Word() string { return \"" + word + "-word-of-the-library\" }\n"
 }
 
-func writeGo(file, pkg, word string) string {
-	return "printf 'package " + pkg + "\\nconst Word = \"" + word + "\"\\n' > " + file
-}
-
-// poisonCache compiles the library twice, once changed, and lets the entry of the
-// reviewed source name the output of the changed one. The content of each output
-// still matches its own name.
-const poisonCache = `export_of() { go list -export -f '{{.Export}}' ./lib; }
-good=$(export_of)
-sed -i s/reviewed/poisoned/ lib/lib.go
-bad=$(export_of)
-sed -i s/poisoned/reviewed/ lib/lib.go
-id() { basename "$1" -d; }
-for entry in $(grep -rl "$(id $good)" $GOCACHE --include='*-a'); do
-  printf 'v1 %s %s %20d %20d\n' $(basename $entry -a) $(id $bad) $(stat -c %s $bad) $(date +%s)000000000 > $entry
-done
-for entry in $(grep -rl "$(id $good)" $GOCACHE --include='*-a'); do exit 1; done`
-
 // influence is a build of the attacker before one of the victim's.
 type influence struct {
 	name, share string // what the two share without the control
 	plant, use  string
 	tool        string
 	files       map[string]string
+	module      bool // there is a module example.com/lib to depend on
 }
 
-func (i influence) attack(ctx context.Context, g *ground, c Control) (effect, error) {
+func (i influence) attack(ctx context.Context, g *ground, c Control) (_ effect, err error) {
 	if _, err := sandbox.Find(i.tool); err != nil {
 		return effect{}, err
+	}
+	if i.module {
+		proxy, sum, err := g.moduleProxy("example.com/lib", "v1.0.0", map[string]string{"go.mod": "module example.com/lib\n\ngo 1.21\n", "lib.go": goLib("reviewed")})
+		if err != nil {
+			return effect{}, err
+		}
+		back, err := g.parameter(ctx, "registries.go", proxy)
+		if err != nil {
+			return effect{}, err
+		}
+		defer func() { err = errors.Join(err, back()) }()
+		i.files = map[string]string{
+			"go.mod": "module example.com/app\n\ngo 1.21\n\nrequire example.com/lib v1.0.0\n", "go.sum": sum,
+			"lib/lib.go": "package lib\n\nimport \"example.com/lib\"\n\n// Word is that of the library.\nfunc Word() string { return lib.Word() }\n",
+		}
 	}
 	shared := g.path("shared", i.name)
 	var change func(*pipeline.Config) error
@@ -120,18 +122,24 @@ func (i influence) attack(ctx context.Context, g *ground, c Control) (effect, er
 	if err != nil {
 		return effect{}, err
 	}
-	first, err := g.run(ctx, attacker, change)
-	if err != nil {
-		return effect{}, err
-	}
-	if first.artifact("app") == nil {
-		return effect{}, fmt.Errorf("the attacker's build did not come to its end: %s", first.codes())
-	}
-	f, err := g.run(ctx, victim, change)
+	f, err := g.oneAfterOther(ctx, attacker, victim, change)
 	if err != nil {
 		return effect{}, err
 	}
 	return f.influenced()
+}
+
+// oneAfterOther returns the victim's build, after that of the attacker came to its
+// end.
+func (g *ground) oneAfterOther(ctx context.Context, attacker, victim repository, change func(*pipeline.Config) error) (finished, error) {
+	first, err := g.run(ctx, attacker, change)
+	if err != nil {
+		return finished{}, err
+	}
+	if first.artifact("app") == nil {
+		return finished{}, fmt.Errorf("the attacker's build did not come to its end: %s", first.codes())
+	}
+	return g.run(ctx, victim, change)
 }
 
 // influenced looks at the victim's output.
@@ -153,9 +161,13 @@ func sharing(place app.BuildPlace, id int, dir, target string) build.Engine {
 			return failing{err}
 		}
 	}
+	// What is shared begins as what the first build was given there.
+	began := ""
 	var mounts []sandbox.Mount
 	for _, m := range place.Mounts {
-		if m.Target != target {
+		if m.Target == target {
+			began = m.Source
+		} else {
 			mounts = append(mounts, m)
 		}
 		if m.Writable {
@@ -164,8 +176,41 @@ func sharing(place app.BuildPlace, id int, dir, target string) build.Engine {
 			}
 		}
 	}
+	var layers []sandbox.Workspace
+	for _, l := range place.Layers {
+		if l.Target == target {
+			began = l.Lower
+			continue
+		}
+		if err := sandbox.Give(l.Scratch, id); err != nil {
+			return failing{err}
+		}
+		layers = append(layers, l)
+	}
+	if err := beginWith(dir, began, id); err != nil {
+		return failing{err}
+	}
+	place.Layers = layers
 	place.Mounts = append(mounts, sandbox.Mount{Source: dir, Target: target, Writable: true})
 	return boxed{place: place, spec: func(*sandbox.Spec) {}}
+}
+
+// beginWith fills a shared directory in which nothing is but what makes it a
+// scratch directory.
+func beginWith(dir, with string, id int) error {
+	have, err := os.ReadDir(dir)
+	if err != nil || with == "" {
+		return err
+	}
+	for _, d := range have {
+		if filepath.Join(dir, d.Name()) != sandbox.Upper(dir) && d.Name() != "work" {
+			return nil // an earlier build did
+		}
+	}
+	if err := os.CopyFS(dir, os.DirFS(with)); err != nil {
+		return fmt.Errorf("filling a shared directory: %w", err)
+	}
+	return sandbox.Give(dir, id)
 }
 
 func leftDaemon(ctx context.Context, g *ground, c Control) (effect, error) {
@@ -223,6 +268,7 @@ func sharedTmp(ctx context.Context, g *ground, c Control) (effect, error) {
 		p.Engine = func(place app.BuildPlace) build.Engine {
 			engine := real(place)
 			other := place
+			other.Layers = nil // of the victim's build, which holds them
 			other.Scratch = g.path("shared", fmt.Sprint("tmp-scratch-", c))
 			err := sandbox.NewScratch(other.Scratch, place.HostID)
 			if c == Off {

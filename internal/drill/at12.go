@@ -65,7 +65,7 @@ func at12() []Case {
 		{
 			Attack: "AT-12", Letter: "h", Does: "as in e, on a machine whose measuring of the copy was taken away",
 			Control: "every file that a step reads is hashed as it is read, and belongs to the commit, a dependency or the toolchain", Stops: hallmark.CodeUnexplained,
-			Residual: "a file of the toolchain that was swapped before the build, which an inventory of tools has to see", attack: swapTraced,
+			Residual: "a file of the toolchain that was swapped before the build and of which no package declares a digest, which an inventory of tools has to see", attack: swapTraced,
 		},
 	}
 }

@@ -25,7 +25,7 @@ func at13() []Case {
 		{
 			Attack: "AT-13", Letter: "a", Does: "a tool of the platform is replaced by a script that adds a byte",
 			Control: "the approved inventory of tools, of which every program that ran must be", Stops: hallmark.CodeBuildTool,
-			Residual: "an inventory that was bad when it was approved; libraries and files that are read and not run, which are materials", attack: wrappedTool,
+			Residual: "an inventory that was bad when it was approved", attack: wrappedTool,
 		},
 		{
 			Attack: "AT-13", Letter: "b", Does: "a tool that nobody approved lies on the platform, and a step runs it",
@@ -42,20 +42,37 @@ func at13() []Case {
 			Control: "GOTOOLCHAIN=local: the toolchain is the platform's", Stops: hallmark.CodeBuildStepFailed,
 			Residual: "a step that sets another GOTOOLCHAIN itself, which the pipeline definition shows and the inventory stops", attack: toolchainLine,
 		},
+		{
+			Attack: "AT-13", Letter: "e", Does: "one byte of a program of the platform is changed",
+			Control: "files of the platform hold the bytes that their packages declare", Stops: hallmark.CodeToolchainAltered,
+			Residual: "files of which no package declares a digest, which are listed; whoever makes two files of one MD5, or rewrites the package database too", attack: alteredTool,
+		},
+		{
+			Attack: "AT-13", Letter: "f", Does: "a library that every program of the platform loads is swapped",
+			Control: "the approved inventory of tools, of which every library that is read must be", Stops: hallmark.CodeBuildTool,
+			Residual: "an inventory that was bad when it was approved; code that is no compiled code, such as modules of an interpreter", attack: swappedLibrary,
+		},
+		{
+			Attack: "AT-13", Letter: "g", Does: "an approved program is made to load a library that nobody approved",
+			Control: "the approved inventory of tools, of which every library that is read must be", Stops: hallmark.CodeBuildTool,
+			Residual: "a library that the build itself wrote", attack: unlistedLibrary,
+		},
 	}
 }
 
 const replacedTool = "/usr/bin/tr"
 
-// approve gives the home an inventory of the machine's tools, and rules that hold
-// builds to it; the files that the drill needs are not of packages.
-func (g *ground) approve(ctx context.Context, built string) error {
+// approve gives the home an inventory of the machine's tools and more, and rules
+// that hold builds to it; the files that the drill needs are not of packages.
+func (g *ground) approve(ctx context.Context, built string, more ...build.InventoryProgram) error {
 	_, err := keep(g, "rules with builtPrograms "+built, func() (bool, error) {
 		file, err := keep(g, "inventory", func() (string, error) {
 			inv, err := app.ToolInventory(ctx)
 			if err != nil {
 				return "", err
 			}
+			inv.Programs = append(inv.Programs, more...)
+			slices.SortFunc(inv.Programs, func(a, b build.InventoryProgram) int { return strings.Compare(string(a.Path), string(b.Path)) })
 			raw, err := inv.Encode()
 			if err != nil {
 				return "", err

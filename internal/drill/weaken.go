@@ -116,9 +116,7 @@ func (e unboxed) declared(dir string) (build.Trace, error) {
 	var log bytes.Buffer
 	for i, ev := range append(events, build.Event{Kind: build.EventExit, Process: 1}) {
 		ev.Seq = int64(i + 1)
-		line, encode := ev.Encode()
-		err = errors.Join(err, encode)
-		log.Write(line)
+		log.Write(ev.Encode())
 	}
 	t := build.Trace{Engine: "declared", Log: e.place.Trace().Log, Digest: hallmark.DigestOf(log.Bytes()), Events: int64(len(events) + 1)}
 	if err := errors.Join(err, os.WriteFile(t.Log, log.Bytes(), 0o600)); err != nil {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -311,6 +312,16 @@ func Refs(ctx context.Context, dir string, prefixes ...string) (map[string]strin
 	return refs, nil
 }
 
+// First is the branch that a bare repository of ours begins with, or "".
+func First(dir string) string {
+	b, err := os.ReadFile(filepath.Join(dir, "HEAD"))
+	if err != nil {
+		return ""
+	}
+	ref, _ := strings.CutPrefix(strings.TrimSpace(string(b)), "ref: ")
+	return ref
+}
+
 // Create makes a bare repository of ours; an existing one is an error.
 func Create(ctx context.Context, dir, branch string) error {
 	if _, err := output(command(ctx, "-c", "init.defaultBranch="+branch, "init", "-q", "--bare", "--template=", dir)); err != nil {
@@ -430,7 +441,8 @@ func (i *Incoming) Diff(ctx context.Context, from, to string, limit int) (string
 	if zero(from) {
 		from = emptyTree
 	}
-	cmd := i.both(ctx, "diff-tree", "-r", "-p", "--stat", "--no-ext-diff", "--no-textconv", "--no-renames", from, to)
+	// No attribute of a tree may say what is not to be shown.
+	cmd := i.both(ctx, "-c", "attr.tree="+emptyTree, "diff-tree", "-r", "-p", "--stat", "--no-ext-diff", "--no-textconv", "--no-renames", from, to)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return "", fmt.Errorf("comparing: %w", err)
@@ -454,8 +466,36 @@ func (i *Incoming) Diff(ctx context.Context, from, to string, limit int) (string
 const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 // Heads reads branches and tags of any repository, from its files: of a clone
-// those of its remote "origin" stand for the branches. No git process runs in it.
+// what it knows of its remote "origin" stands for the branches, where it has one.
+// No git process runs in it.
 func Heads(_ context.Context, repo string) (map[string]string, error) {
+	r := &Repository{cfg: Config{Repo: repo}}
+	if err := r.find(); err != nil {
+		return nil, err
+	}
+	all, err := r.refs()
+	if err != nil {
+		return nil, err
+	}
+	out, cloned := map[string]string{}, false
+	for name := range all {
+		cloned = cloned || r.work != "" && strings.HasPrefix(name, "refs/remotes/origin/")
+	}
+	for name, id := range all {
+		branch, remote := strings.CutPrefix(name, "refs/remotes/origin/")
+		switch {
+		case cloned && remote && branch != "HEAD":
+			out["refs/heads/"+branch] = id
+		case strings.HasPrefix(name, "refs/tags/"), !cloned && strings.HasPrefix(name, "refs/heads/"):
+			out[name] = id
+		}
+	}
+	return out, nil
+}
+
+// Branches reads branches and tags of a repository, a clone's own ones, from its
+// files.
+func Branches(_ context.Context, repo string) (map[string]string, error) {
 	r := &Repository{cfg: Config{Repo: repo}}
 	if err := r.find(); err != nil {
 		return nil, err
@@ -466,13 +506,26 @@ func Heads(_ context.Context, repo string) (map[string]string, error) {
 	}
 	out := map[string]string{}
 	for name, id := range all {
-		branch, remote := strings.CutPrefix(name, "refs/remotes/origin/")
-		switch {
-		case remote && branch != "HEAD":
-			out["refs/heads/"+branch] = id
-		case strings.HasPrefix(name, "refs/tags/"), r.work == "" && strings.HasPrefix(name, "refs/heads/"):
+		if strings.HasPrefix(name, "refs/heads/") || strings.HasPrefix(name, "refs/tags/") {
 			out[name] = id
 		}
 	}
 	return out, nil
+}
+
+// PackAll writes everything that the named objects show as one pack.
+func (r *Repository) PackAll(ctx context.Context, tips []string, w io.Writer) error {
+	for _, t := range tips {
+		if !objectName.MatchString(t) {
+			return hallmark.Errorf(hallmark.KindInvalid, "object name %.80q", t)
+		}
+	}
+	cmd := r.git(ctx, "pack-objects", "--revs", "--stdout", "-q")
+	cmd.Stdin, cmd.Stdout = strings.NewReader(strings.Join(tips, "\n")+"\n"), w
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceHistoryIncomplete, "packing: %w: %s", err, firstLine(stderr.String()))
+	}
+	return nil
 }

@@ -278,6 +278,7 @@ func TestStaysInside(t *testing.T) {
 	}{
 		{"a", "b", true}, {"a", "./b/c", true}, {"d/a", "../b", true}, {"d/e/a", "../../b", true}, {"d/a", "..", true},
 		{"a", "..", false}, {"d/a", "../..", false}, {"a", "/b", false}, {"a", "b/..", false}, {"d/a", "x/../y", false}, {"a", "", false},
+		{"a", ".git/hooks", false}, {"d/a", "../.GIT", false}, {"a", "d/.git/config", false}, {"a", ".gitignore", true},
 	} {
 		if got := source.StaysInside(tc.name, tc.target); got != tc.want {
 			t.Errorf("%s -> %s: %v", tc.name, tc.target, got)

@@ -24,7 +24,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/hallmark-sc/hallmark"
@@ -40,11 +39,12 @@ type Caller struct {
 // Push is one push on its way.
 type Push struct {
 	Caller     Caller
-	Repository string // name
-	Dir        string // of the bare repository
-	Quarantine string // of its objects; "" where nothing came
-	Updates    []source.Update
-	State      any // what Consider wants Record to see
+	Repository string          // name
+	Dir        string          // of the bare repository
+	Quarantine string          // of its objects; "" where nothing came
+	Announced  []source.Update // as the client's request begins
+	Updates    []source.Update // as git is about to make them; nil until it asked
+	State      any             // what Consider wants Record to see
 }
 
 // Gate decides. Consider must refuse whatever it can't judge; it may be called
@@ -52,10 +52,13 @@ type Push struct {
 // of the references of one transaction and must return only when the transitions
 // are durable: after it the references move. It may be called twice for one
 // update; when it is called for others, the transactions before have ended. Moved
-// is called at the end of every push.
+// is called when a push has ended, also one that git refused before it asked
+// anything.
 type Gate interface {
 	Authenticate(ctx context.Context, r *http.Request) (Caller, error)
-	Fetch(ctx context.Context, who Caller, repository string) (hallmark.Decision, error)
+	// Fetch decides whether somebody may read; record says that something is read
+	// now, which must be durable when it returns.
+	Fetch(ctx context.Context, who Caller, repository string, record bool) (hallmark.Decision, error)
 	Consider(ctx context.Context, p *Push, say func(string)) (hallmark.Decision, error)
 	Record(ctx context.Context, p *Push, updates []source.Update) error
 	Moved(p *Push)
@@ -74,9 +77,6 @@ type Config struct {
 type Server struct {
 	cfg   Config
 	hooks string
-
-	mu     sync.Mutex
-	pushes map[string]int // under way, by repository
 }
 
 // New makes a server and the hooks that its git processes run.
@@ -84,7 +84,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Gate == nil || cfg.Log == nil || cfg.MaxPush <= 0 {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "git gate: gate, log or the limit of a push is missing")
 	}
-	s := &Server{cfg: cfg, hooks: filepath.Join(cfg.WorkDir, "hooks"), pushes: map[string]int{}}
+	s := &Server{cfg: cfg, hooks: filepath.Join(cfg.WorkDir, "hooks")}
 	for _, d := range []string{cfg.Dir, cfg.WorkDir, s.hooks} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("making %s: %w", d, err)
@@ -107,6 +107,10 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+// Limits on requests, when they are unpacked: of a fetch, and of what a push says
+// besides its pack.
+const maxRequest = 16 << 20
 
 // Services of git's protocol.
 const (
@@ -133,8 +137,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	dir := filepath.Join(s.cfg.Dir, name+".git")
-	// Whether a repository exists is told to nobody who may not read it.
-	d, err := s.cfg.Gate.Fetch(r.Context(), who, name)
+	// Whether a repository exists is told to nobody who may not read it. Content is
+	// given for the second request, which nobody has to begin with the first; that
+	// one names references in the older versions of the protocol.
+	d, err := s.cfg.Gate.Fetch(r.Context(), who, name, service == uploadPack && (!advertise || r.Header.Get("Git-Protocol") != "version=2"))
 	if err != nil || !d.Allowed() {
 		s.refuse(w, r, who, name, d, err)
 		return
@@ -152,7 +158,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "wrong content type", http.StatusUnsupportedMediaType)
 		return
 	}
-	body, err := content(r)
+	limit := int64(maxRequest)
+	if service == receivePack {
+		limit += s.cfg.MaxPush
+	}
+	body, err := content(r, limit)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -165,13 +175,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.receive(w, r, &Push{Caller: who, Repository: name, Dir: dir}, body)
 }
 
-// content undoes the compression that git clients use for requests.
-func content(r *http.Request) (io.Reader, error) {
+// content undoes the compression that git clients use for requests. What is
+// longer than limit then ends early, and git refuses it.
+func content(r *http.Request, limit int64) (io.Reader, error) {
 	switch r.Header.Get("Content-Encoding") {
 	case "", "identity":
-		return r.Body, nil
+		return io.LimitReader(r.Body, limit), nil
 	case "gzip", "x-gzip":
-		return gzip.NewReader(r.Body)
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		return io.LimitReader(z, limit), nil
 	}
 	return nil, errors.New("unknown content encoding")
 }
@@ -180,7 +195,10 @@ func content(r *http.Request) (io.Reader, error) {
 // here and in the repository, which only this package writes.
 func (s *Server) git(ctx context.Context, r *http.Request, dir string, args ...string) *exec.Cmd {
 	fixed := []string{
-		"-c", "core.hooksPath=" + s.hooks, "-c", "safe.directory=" + dir, "-c", "transfer.fsckObjects=true", "-c", "receive.fsckObjects=true",
+		// What git is told to ignore here the gate refuses, with a reason.
+		"-c", "core.hooksPath=" + s.hooks, "-c", "safe.directory=" + dir, "-c", "transfer.fsckObjects=true", "-c", "receive.fsckObjects=true", "-c", "receive.fsck.hasDotgit=ignore", "-c", "receive.fsck.hasDot=ignore", "-c", "receive.fsck.hasDotdot=ignore",
+		"-c", "receive.fsck.fullPathname=ignore", "-c", "receive.fsck.duplicateEntries=ignore", "-c", "receive.fsck.multipleAuthors=ignore", "-c", "receive.fsck.nulInCommit=ignore",
+
 		"-c", "receive.autogc=false", "-c", "gc.auto=0", "-c", "receive.denyDeleteCurrent=ignore", "-c", "receive.denyCurrentBranch=ignore",
 		"-c", "receive.advertisePushOptions=false", "-c", "receive.unpackLimit=1", "-c", fmt.Sprintf("receive.maxInputSize=%d", s.cfg.MaxPush),
 		"-c", "receive.keepAlive=5", "-c", "uploadpack.allowFilter=true", "-c", "uploadpack.allowAnySHA1InWant=false", "-c", "core.fsmonitor=false",

@@ -5,6 +5,7 @@ package gitgate
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -23,6 +25,10 @@ import (
 // hook is the text of a hook. It speaks with the server over two pipes that git
 // passes on, so that each sees at once when the other is gone; without them, as
 // when somebody runs git in the repository by hand, nothing moves.
+//
+// Git hands over names of references that it has not looked at, with line feeds
+// where a client wants them: every line of git's is marked as one, and an answer
+// names the process that asked, so that none is taken for another's.
 func hook(name string) string {
 	filter := ""
 	if name == "reference-transaction" {
@@ -31,14 +37,14 @@ func hook(name string) string {
 	return `#!/bin/sh
 ` + filter + `test "${HALLMARK_PUSH-}" = 3,4 || { echo "references here move through hallmark serve only" >&2; exit 1; }
 {
-	printf '%s\n' ` + name + ` "${GIT_QUARANTINE_PATH-}"
-	while IFS= read -r line; do printf '%s\n' "$line"; done
+	printf '%s\n' "` + name + ` $$" "${GIT_QUARANTINE_PATH-}"
+	while IFS= read -r line; do printf 'u %s\n' "$line"; done
 	echo end
 } >&3 || exit 1
 while IFS= read -r line; do
 	case $line in
 	"say "*) printf '%s\n' "${line#say }" >&2 ;;
-	yes) exit 0 ;;
+	"yes $$") exit 0 ;;
 	*) exit 1 ;;
 	esac
 done <&4
@@ -48,6 +54,21 @@ exit 1
 
 // receive runs one push.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body io.Reader) {
+	body, err := announced(p, body)
+	if err != nil {
+		http.Error(w, fmt.Sprintf("%s: %s", hallmark.CodeOf(err), err), http.StatusBadRequest)
+		return
+	}
+	if slices.ContainsFunc(p.Announced, func(u source.Update) bool { return strings.ContainsFunc(u.Ref, unicode.IsControl) }) {
+		// Such a name would be several lines, or none, to a hook.
+		p.Updates = p.Announced
+		d, err := s.cfg.Gate.Consider(r.Context(), p, func(string) {})
+		if err == nil && d.Allowed() {
+			err = hallmark.Errorf(hallmark.KindInternal, "a reference's name that can't be told to a hook was allowed")
+		}
+		s.refuse(w, r, p.Caller, p.Repository, d, err)
+		return
+	}
 	h, err := openPipes()
 	if err != nil {
 		s.refuse(w, r, p.Caller, p.Repository, hallmark.Decision{}, err)
@@ -67,10 +88,50 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 	cancel()
 	h.close()
 	<-answered
-	if p.Updates != nil {
+	if p.Updates != nil || len(p.Announced) > 0 {
 		s.cfg.Gate.Moved(p)
 	}
 	abort(whole)
+}
+
+// announced reads what a push asks for and gives the request back whole.
+func announced(p *Push, body io.Reader) (io.Reader, error) {
+	bad := func(format string, args ...any) error {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodePushRefs, format, args...)
+	}
+	var read bytes.Buffer
+	in := io.TeeReader(body, &read)
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(in, size[:]); errors.Is(err, io.EOF) && len(p.Announced) == 0 {
+			break
+		} else if err != nil {
+			return nil, bad("the request ends early")
+		}
+		n, err := strconv.ParseUint(string(size[:]), 16, 16)
+		if n == 0 && err == nil {
+			break
+		}
+		if err != nil || n < 4 || n > 65520 {
+			return nil, bad("the request is no push")
+		}
+		line := make([]byte, n-4)
+		if _, err := io.ReadFull(in, line); err != nil {
+			return nil, bad("the request ends early")
+		}
+		text, _, _ := strings.Cut(string(line), "\x00")
+		f := strings.SplitN(strings.TrimSuffix(text, "\n"), " ", 3)
+		switch {
+		case f[0] == "shallow" && len(f) == 2: // git refuses what needs it
+		case len(f) != 3:
+			return nil, bad("the request asks for %.80q, which is not taken", text)
+		case len(p.Announced) == maxUpdates:
+			return nil, bad("a push of more than %d references", maxUpdates)
+		default:
+			p.Announced = append(p.Announced, source.Update{Old: f[0], New: f[1], Ref: f[2]})
+		}
+	}
+	return io.MultiReader(&read, body), nil
 }
 
 // pipes are those between this process and the hooks of one push. Nobody else has
@@ -108,8 +169,8 @@ const (
 
 // question is what one hook asks.
 type question struct {
-	hook, quarantine string
-	updates          []source.Update
+	hook, asker, quarantine string
+	updates                 []source.Update
 }
 
 func read(in *bufio.Reader) (question, error) {
@@ -132,10 +193,12 @@ func read(in *bufio.Reader) (question, error) {
 	if len(lines) < 2 {
 		return q, errors.New("the hook said nothing")
 	}
-	q.hook, q.quarantine = lines[0], lines[1]
+	q.hook, q.asker, _ = strings.Cut(lines[0], " ")
+	q.quarantine = lines[1]
 	for _, l := range lines[2:] {
+		l, ok := strings.CutPrefix(l, "u ")
 		f := strings.SplitN(l, " ", 3)
-		if len(f) != 3 {
+		if !ok || len(f) != 3 {
 			return q, fmt.Errorf("the hook said %.80q", l)
 		}
 		q.updates = append(q.updates, source.Update{Old: f[0], New: f[1], Ref: f[2]})
@@ -146,7 +209,7 @@ func read(in *bufio.Reader) (question, error) {
 // answer serves the hooks of one push until its pipes are closed.
 func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 	in := bufio.NewReaderSize(h.ask, maxLine)
-	allowed := false
+	allowed, broken := false, false
 	for {
 		q, err := read(in)
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, io.EOF) {
@@ -159,10 +222,18 @@ func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 		}
 		verdict := "no"
 		switch {
-		case err != nil:
+		case err != nil || broken: // who could not be understood once is told nothing but no
+			allowed, broken = false, true
+			if err == nil {
+				err = errors.New("git goes on after it was not understood")
+			}
 			say(string(hallmark.CodeGateUnavailable) + ": the push could not be read: " + err.Error())
 		case q.hook == "pre-receive" && p.Updates == nil:
 			p.Quarantine, p.Updates = q.quarantine, q.updates
+			if len(q.updates) == 0 || !slices.Equal(q.updates, p.Announced) {
+				say(string(hallmark.CodeGateUnavailable) + ": git is about to do something other than was asked")
+				break
+			}
 			d, err := s.cfg.Gate.Consider(ctx, p, say)
 			if allowed = err == nil && d.Allowed(); allowed {
 				verdict = "yes"
@@ -182,7 +253,7 @@ func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 		default:
 			say(string(hallmark.CodeGateUnavailable) + ": git asked out of turn")
 		}
-		if _, err := fmt.Fprintln(h.answer, verdict); err != nil {
+		if _, err := fmt.Fprintln(h.answer, verdict, q.asker); err != nil {
 			return
 		}
 	}

@@ -70,7 +70,23 @@ func ParseKey(b []byte, mail string) (*Key, error) {
 
 // AllowedSigner is the key's line in an allowed_signers file.
 func (k *Key) AllowedSigner() string {
-	return k.Mail + ` namespaces="git" ` + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))
+	return k.Mail + ` namespaces="git" ` + k.Authorized()
+}
+
+// Authorized is the key's line in an authorized_keys file.
+func (k *Key) Authorized() string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))
+}
+
+// Signed is a commit with the key's signature: headers that end in a newline, and
+// the message after the empty line that begins it.
+func (k *Key) Signed(headers, body string) ([]byte, error) {
+	sig, err := sshsig.Sign(strings.NewReader(headers+body), k.signer, sshsig.HashSHA512, "git")
+	if err != nil {
+		return nil, err
+	}
+	armored := strings.TrimSpace(string(sshsig.Armor(sig)))
+	return []byte(headers + "gpgsig " + strings.ReplaceAll(armored, "\n", "\n ") + "\n" + body), nil
 }
 
 // Options describe a commit; a nil Key leaves it unsigned.
@@ -115,15 +131,13 @@ func CommitAll(dir string, o Options) (string, error) {
 	}
 	fmt.Fprintf(&head, "author %s\ncommitter %s\n", who, who)
 	body := "\n" + o.Message + "\n"
+	commit := []byte(head.String() + body)
 	if o.Key != nil {
-		sig, err := sshsig.Sign(strings.NewReader(head.String()+body), o.Key.signer, sshsig.HashSHA512, "git")
-		if err != nil {
+		if commit, err = o.Key.Signed(head.String(), body); err != nil {
 			return "", err
 		}
-		armored := strings.TrimSpace(string(sshsig.Armor(sig)))
-		fmt.Fprintf(&head, "gpgsig %s\n", strings.ReplaceAll(armored, "\n", "\n "))
 	}
-	id, err := git([]byte(head.String()+body), "hash-object", "-t", "commit", "-w", "--stdin")
+	id, err := git(commit, "hash-object", "-t", "commit", "-w", "--stdin")
 	if err != nil {
 		return "", err
 	}

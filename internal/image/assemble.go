@@ -9,6 +9,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"path"
 	"slices"
@@ -39,6 +40,15 @@ type Variant struct {
 	Platform Platform
 	Base     *Base // nil is scratch
 	Files    []SpecFile
+	// Ready is an image whose layers are made already, in place of Files and what
+	// Spec says of the configuration.
+	Ready *Ready
+}
+
+// Ready are the layers over a base, and the whole configuration.
+type Ready struct {
+	Layers []Layer // with their bytes where the others are kept
+	Config v1.Config
 }
 
 // Base is an image that another is made from.
@@ -60,6 +70,7 @@ type Made struct {
 	Subject v1.Descriptor              // of the manifest, or of the index
 	Blobs   map[hallmark.Digest][]byte // that were made
 	Base    []hallmark.Digest          // layers of the bases, which lie where they were read
+	Ready   []Layer                    // that were made before, each once
 }
 
 // Assemble makes an image. Equal specs give equal bytes: names are sorted, every
@@ -121,6 +132,17 @@ func (m *Made) variant(s Spec, v Variant) (v1.Descriptor, error) {
 			}
 		}
 	}
+	if r := v.Ready; r != nil {
+		for _, l := range r.Layers {
+			manifest.Layers = append(manifest.Layers, descriptor(types.MediaType(l.MediaType), l.Digest, l.Size))
+			config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, v1.Hash{Algorithm: "sha256", Hex: l.DiffID.Hex()})
+			if !slices.Contains(m.Ready, l) {
+				m.Ready = append(m.Ready, l)
+			}
+		}
+		config.Config = r.Config
+		return m.finish(manifest, config)
+	}
 	plain, err := layerOf(s.Created, v)
 	if err != nil {
 		return v1.Descriptor{}, err
@@ -132,6 +154,11 @@ func (m *Made) variant(s Spec, v Variant) (v1.Descriptor, error) {
 	manifest.Layers = append(manifest.Layers, m.add(types.OCILayer, packed))
 	config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, v1.Hash{Algorithm: "sha256", Hex: hallmark.DigestOf(plain).Hex()})
 	s.configure(&config.Config)
+	return m.finish(manifest, config)
+}
+
+func (m *Made) finish(manifest v1.Manifest, config v1.ConfigFile) (v1.Descriptor, error) {
+	var err error
 	if manifest.Config, err = m.document(types.OCIConfigJSON, config); err != nil {
 		return v1.Descriptor{}, err
 	}
@@ -234,26 +261,47 @@ func (t *Tree) place(file string) (at string, missing []string, err error) {
 		return "", nil, invalid("%q is no name of a file in an image", file)
 	}
 	dirs, name := parts[:len(parts)-1], parts[len(parts)-1]
-	at = ""
-	for i := range dirs {
-		e, ok := t.Find(path.Join(append([]string{at}, dirs[i])...))
-		switch {
-		case !ok:
-			for _, d := range dirs[i:] {
-				at = path.Join(at, d)
-				missing = append(missing, at)
-			}
-			return path.Join(at, name), missing, nil
-		case e.Type != Directory:
-			return "", nil, invalid("%s: %s is no directory of the base", file, e.Path)
-		}
-		at = e.Path
+	if at, missing, err = t.under(dirs); err != nil {
+		return "", nil, fmt.Errorf("%s: %w", file, err)
 	}
 	at = path.Join(at, name)
 	if n := t.lookup(strings.Split(at, "/")); n != nil && n.Type == Directory {
 		return "", nil, invalid("%s is a directory of the base", file)
 	}
+	return at, missing, nil
+}
+
+// under is where a path of directories leads to; missing are those that the tree
+// does not have.
+func (t *Tree) under(dirs []string) (at string, missing []string, err error) {
+	for i := range dirs {
+		name := path.Join(at, dirs[i])
+		e, ok := t.Find(name)
+		switch {
+		case !ok:
+			if _, link := t.At(name); link {
+				return "", nil, invalid("%s is a link that leads nowhere", name)
+			}
+			for _, d := range dirs[i:] {
+				at = path.Join(at, d)
+				missing = append(missing, at)
+			}
+			return at, missing, nil
+		case e.Type != Directory:
+			return "", nil, invalid("%s is no directory of the base", e.Path)
+		}
+		at = e.Path
+	}
 	return at, nil, nil
+}
+
+// packer is the one compressor of layers.
+func packer(out io.Writer) (*gzip.Writer, error) {
+	w, err := gzip.NewWriterLevel(out, gzip.BestCompression)
+	if err != nil {
+		return nil, fmt.Errorf("packing a layer: %w", err)
+	}
+	return w, nil
 }
 
 // compress packs a layer. The header says nothing of the machine or the time;
@@ -261,9 +309,9 @@ func (t *Tree) place(file string) (at string, missing []string, err error) {
 // the digest of the image on its way.
 func compress(b []byte) ([]byte, error) {
 	var out bytes.Buffer
-	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	w, err := packer(&out)
 	if err != nil {
-		return nil, fmt.Errorf("packing a layer: %w", err)
+		return nil, err
 	}
 	if _, err := w.Write(b); err != nil {
 		return nil, fmt.Errorf("packing a layer: %w", err)

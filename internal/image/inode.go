@@ -5,6 +5,7 @@ package image
 
 import (
 	"io/fs"
+	"os"
 	"syscall"
 )
 
@@ -17,4 +18,13 @@ func inodeOf(st fs.FileInfo) (inode, bool) {
 		return inode{}, false
 	}
 	return inode{device: uint64(s.Dev), number: s.Ino}, true
+}
+
+// chownLike gives a file the owner of another, where we may.
+func chownLike(root *os.Root, name string, st fs.FileInfo) error {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || os.Geteuid() != 0 {
+		return nil
+	}
+	return root.Lchown(name, int(s.Uid), int(s.Gid))
 }

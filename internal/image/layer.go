@@ -194,7 +194,20 @@ func Flatten(ctx context.Context, blobs Blobs, layers []Layer, limits Limits) (*
 			return nil, fmt.Errorf("reading layer %d: %w", i+1, err)
 		}
 	}
+	t.layers = len(layers)
 	return t, nil
+}
+
+// Add puts one more layer over the tree.
+func (t *Tree) Add(ctx context.Context, blobs Blobs, l Layer, limits Limits) error {
+	limits = limits.defaults()
+	if t.layers >= limits.Layers {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeImageTooLarge, "more than %d layers", limits.Layers)
+	}
+	b := &budget{entries: limits.Entries, bytes: limits.Bytes}
+	at := t.layers
+	t.layers++
+	return each(ctx, blobs, l, b, func(n int, h *tar.Header, r io.Reader) error { return t.apply(position{at, n}, h, r) })
 }
 
 const (
@@ -212,7 +225,7 @@ func (t *Tree) apply(at position, h *tar.Header, r io.Reader) error {
 		if h.Typeflag != tar.TypeDir {
 			return hostile("entry %.200q stands for the root and is no directory", h.Name)
 		}
-		t.root.Mode = permissions(h.Mode)
+		t.root.Mode, t.root.UID, t.root.GID, t.root.Special = permissions(h.Mode), h.Uid, h.Gid, uint32(h.Mode)&0o7000 //nolint:gosec // masked
 		return nil
 	}
 	name := parts[len(parts)-1]
@@ -255,7 +268,7 @@ func permissions(mode int64) uint32 { return uint32(mode) & 0o777 }
 
 // entry reads one entry; keep is false for one that no tree holds.
 func (t *Tree) entry(parts []string, h *tar.Header, r io.Reader, at position) (e Entry, keep bool, err error) {
-	e = Entry{Mode: permissions(h.Mode)}
+	e = Entry{Mode: permissions(h.Mode), UID: h.Uid, GID: h.Gid, Special: uint32(h.Mode) & 0o7000} //nolint:gosec // masked
 	switch h.Typeflag {
 	case tar.TypeDir:
 		e.Type = Directory

@@ -30,6 +30,10 @@ type Entry struct {
 	Size   int64  // of a file
 	Digest hallmark.Digest
 	Target string // of a symlink, as it stands in the layer
+	// What no unpacked tree has, and a layer over this one keeps: owner, group, and
+	// set-user, set-group and sticky bits.
+	UID, GID int
+	Special  uint32
 
 	source position // where the bytes of a file are
 }
@@ -38,7 +42,10 @@ type Entry struct {
 type position struct{ layer, entry int }
 
 // Tree is what the layers of an image come to, one over the other.
-type Tree struct{ root *node }
+type Tree struct {
+	root   *node
+	layers int // that were read
+}
 
 // node is a name in a tree.
 type node struct {
@@ -136,7 +143,7 @@ func (t *Tree) put(dir *node, name string, e Entry, layer int) error {
 	e.Path = path.Join(dir.Path, name)
 	old := dir.children[name]
 	if old != nil && old.Type == Directory && e.Type == Directory {
-		old.Mode, old.layer = e.Mode, layer
+		old.Mode, old.UID, old.GID, old.Special, old.layer = e.Mode, e.UID, e.GID, e.Special, layer
 		return nil
 	}
 	if old != nil && old.layer == layer {
@@ -209,6 +216,38 @@ func (t *Tree) Find(name string) (Entry, bool) {
 		at = append(at, next)
 	}
 	return at[len(at)-1].Entry, true
+}
+
+// Clone returns a tree that can be changed by itself.
+func (t *Tree) Clone() *Tree {
+	var clone func(*node) *node
+	clone = func(n *node) *node {
+		out := *n
+		if n.children != nil {
+			out.children = make(map[string]*node, len(n.children))
+		}
+		for name, c := range n.children {
+			out.children[name] = clone(c)
+		}
+		return &out
+	}
+	return &Tree{root: clone(t.root), layers: t.layers}
+}
+
+// NewTree returns the tree of no layers.
+func NewTree() *Tree { return newTree() }
+
+// At finds a name as it stands, without following a link.
+func (t *Tree) At(name string) (Entry, bool) {
+	parts, err := clean(name)
+	if err != nil {
+		return Entry{}, false
+	}
+	n := t.lookup(parts)
+	if n == nil {
+		return Entry{}, false
+	}
+	return n.Entry, true
 }
 
 // Entries are all names of the tree but the root, in the order of their paths:

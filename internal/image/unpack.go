@@ -13,6 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
 )
@@ -31,6 +34,121 @@ func onDisk(e Entry) fs.FileMode {
 // be empty. Only what the tree holds is written, each name once, directories
 // first and symlinks last, so that nothing is ever written through a link.
 func (t *Tree) Unpack(ctx context.Context, blobs Blobs, layers []Layer, dir string) error {
+	return t.unpack(ctx, blobs, layers, dir, onDisk, (*os.Root).Link)
+}
+
+// UnpackAsIs is Unpack with the modes of the layers, for a tree that is written
+// over: directories keep their set-group and sticky bits, files of several names
+// become files of their own.
+func (t *Tree) UnpackAsIs(ctx context.Context, blobs Blobs, layers []Layer, dir string) error {
+	if err := t.unpack(ctx, blobs, layers, dir, asIs, duplicate); err != nil {
+		return err
+	}
+	return os.Chmod(dir, asIs(t.root.Entry))
+}
+
+// asIs is the mode of an entry in a tree that a program may write over.
+func asIs(e Entry) fs.FileMode {
+	m := fs.FileMode(e.Mode)
+	if e.Type == Directory {
+		if e.Special&0o1000 != 0 {
+			m |= fs.ModeSticky
+		}
+		if e.Special&0o2000 != 0 {
+			m |= fs.ModeSetgid
+		}
+	}
+	return m
+}
+
+// duplicate copies a file that was written before.
+func duplicate(root *os.Root, from, to string) error {
+	st, err := root.Lstat(from)
+	if err != nil {
+		return err
+	}
+	in, err := openClosed(root, from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := root.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Chmod(st.Mode()), out.Close())
+}
+
+// openClosed opens a file that its own mode, or that of a directory that it lies
+// in, may close to us.
+func openClosed(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if !errors.Is(err, fs.ErrPermission) {
+		return f, err
+	}
+	back, err := openWay(root, name)
+	defer back()
+	if err != nil {
+		return nil, err
+	}
+	st, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fs.ErrPermission
+	}
+	if err := root.Chmod(name, 0o600); err != nil {
+		return nil, err
+	}
+	f, err = root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if back := root.Chmod(name, st.Mode()); err == nil && back != nil {
+		f.Close()
+		return nil, back
+	}
+	return f, err
+}
+
+// openWay opens the directories in the way to a file; back puts their modes back.
+func openWay(root *os.Root, name string) (back func(), err error) {
+	type closed struct {
+		name string
+		mode fs.FileMode
+	}
+	var was []closed
+	back = func() {
+		for _, c := range slices.Backward(was) {
+			_ = root.Chmod(c.name, c.mode) // it is ours: no reason to fail
+		}
+	}
+	parts := strings.Split(filepath.Dir(name), string(filepath.Separator))
+	for i := range parts {
+		dir := filepath.Join(parts[:i+1]...)
+		st, err := root.Lstat(dir)
+		if err != nil {
+			return back, err
+		}
+		if !st.IsDir() {
+			return back, fs.ErrPermission
+		}
+		if st.Mode().Perm()&0o700 == 0o700 {
+			continue
+		}
+		if err := root.Chmod(dir, st.Mode()|0o700); err != nil {
+			return back, err
+		}
+		was = append(was, closed{dir, st.Mode()})
+	}
+	return back, nil
+}
+
+type (
+	modeOf func(Entry) fs.FileMode
+	linker func(root *os.Root, from, to string) error
+)
+
+func (t *Tree) unpack(ctx context.Context, blobs Blobs, layers []Layer, dir string, mode modeOf, link linker) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("unpacking: %w", err)
@@ -51,7 +169,7 @@ func (t *Tree) Unpack(ctx context.Context, blobs Blobs, layers []Layer, dir stri
 	for i, l := range layers {
 		b := &budget{entries: Limits{}.defaults().Entries, bytes: Limits{}.defaults().Bytes}
 		err := each(ctx, blobs, l, b, func(n int, _ *tar.Header, r io.Reader) error {
-			return write(root, wanted[position{i, n}], r)
+			return write(root, wanted[position{i, n}], r, mode, link)
 		})
 		if err != nil {
 			return fmt.Errorf("unpacking layer %d: %w", i+1, err)
@@ -66,7 +184,7 @@ func (t *Tree) Unpack(ctx context.Context, blobs Blobs, layers []Layer, dir stri
 	}
 	for _, e := range slices.Backward(entries) {
 		if e.Type == Directory {
-			if err := root.Chmod(filepath.FromSlash(e.Path), onDisk(e)); err != nil {
+			if err := root.Chmod(filepath.FromSlash(e.Path), mode(e)); err != nil {
 				return fmt.Errorf("unpacking: %w", err)
 			}
 		}
@@ -84,11 +202,11 @@ func clash(err error) error {
 }
 
 // write writes the bytes of one entry under all its names.
-func write(root *os.Root, names []Entry, r io.Reader) error {
+func write(root *os.Root, names []Entry, r io.Reader, mode modeOf, link linker) error {
 	for i, e := range names {
 		p := filepath.FromSlash(e.Path)
 		if i > 0 {
-			if err := root.Link(filepath.FromSlash(names[0].Path), p); err != nil {
+			if err := link(root, filepath.FromSlash(names[0].Path), p); err != nil {
 				return clash(err)
 			}
 			continue
@@ -98,7 +216,7 @@ func write(root *os.Root, names []Entry, r io.Reader) error {
 			return clash(err)
 		}
 		_, err = io.Copy(f, r)
-		if err = errors.Join(err, f.Chmod(onDisk(e)), f.Close()); err != nil {
+		if err = errors.Join(err, f.Chmod(mode(e)), f.Close()); err != nil {
 			return err
 		}
 	}

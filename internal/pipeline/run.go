@@ -221,7 +221,7 @@ func (r *run) runBuild() error {
 	if rec := out.Facts.Record; rec.Check != "build" || rec.Outcome == 0 || out.Tests.Check != "tests" || out.Tests.Outcome == 0 {
 		return hallmark.Errorf(hallmark.KindInternal, "the build returned records of %q and %q without an outcome", rec.Check, out.Tests.Check)
 	}
-	if o := out.Facts.Record.Outcome; o == hallmark.Pass || o == hallmark.Fail {
+	if o := out.Facts.Record.Outcome; o == hallmark.Pass || o == hallmark.Fail && !ofTheMachine(out.Facts.Record.Reasons) {
 		if err := r.save("build", key, out); err != nil {
 			return err
 		}
@@ -236,6 +236,19 @@ func (r *run) runBuild() error {
 // cause may be gone.
 func (r *run) reusable(rec hallmark.CheckRecord, check string) bool {
 	return rec.Check == check && rec.Revision == r.revision() && (rec.Outcome == hallmark.Pass || rec.Outcome == hallmark.Fail)
+}
+
+// ofTheMachine reports whether a build failed for what the machine is or did, and
+// not for what the revision says: once that is repaired it has to be built again.
+func ofTheMachine(reasons []hallmark.Reason) bool {
+	return slices.ContainsFunc(reasons, func(r hallmark.Reason) bool {
+		switch r.Code {
+		case hallmark.CodeToolchainAltered, hallmark.CodeCacheAltered, hallmark.CodeUnexplained, hallmark.CodeBuildTool, hallmark.CodeInputUnstable, hallmark.CodeSourceChangedInside,
+			hallmark.CodeTraceIncomplete, hallmark.CodeBuildNotIsolated, hallmark.CodeBuildLimit:
+			return true
+		}
+		return false
+	})
 }
 
 // blobsPresent reports whether everything that a build left is still kept.

@@ -116,7 +116,7 @@ func Table() []Parameter {
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,proc-masked,sysfs-absent,devices-minimal,kernel-settings-closed,memory-not-executable,egress-recorded,wall-time-limit,disk-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
-		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package fails; record: it is only listed", oneOf("deny", "record")},
+		{"build.unexplained", "deny", "deny: a build that reads a file of no source, dependency or toolchain package, or one with other bytes than its package declares, fails; record: it is only listed", oneOf("deny", "record")},
 		{"build.secrets", "none", "refs whose builds are given the secrets that their steps name, such as refs/heads/main, or none", func(s string) error { _, err := parseRefs(s); return err }},
 		{"build.images", "recorded", "recorded: images that builds are made in and from are only recorded; else the approved ones, each sha256:HEX, and host for the machine's own toolchain", func(s string) error { _, _, err := parseImages(s); return err }},
 		{"build.timeout", "30m", "limit of one step", duration},

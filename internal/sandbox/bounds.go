@@ -33,10 +33,13 @@ type breach struct {
 
 const (
 	boundsEvery = 50 * time.Millisecond
+	// That the limits are still there is asked at every fourth tick: a dozen files
+	// have to be read for it.
+	groupEvery = 4
 	// A look at all that was written costs as much as there are files: it gets at
-	// most this part of the time, unless the disk's free space fell by this part of
-	// the limit since the last one.
-	diskShare, diskStep = 100, 64
+	// most this part of the time, unless the free space fell by this part of the
+	// limit since the last one.
+	diskShare, diskStep = 300, 64
 )
 
 func newBounds(pid int, group *cgroup, spec Spec) (*bounds, error) {
@@ -55,14 +58,16 @@ func (b *bounds) watch() {
 	defer tick.Stop()
 	var rest time.Time
 	var free uint64 // at the last look
-	for {
+	for ticks := 0; ; ticks++ {
 		select {
 		case <-b.stop:
 			return
 		case now := <-tick.C:
-			if lost := b.group.lost(b.pid); len(lost) > 0 {
-				b.hit <- breach{lost: lost}
-				return
+			if ticks%groupEvery == 0 {
+				if lost := b.group.lost(b.pid); len(lost) > 0 {
+					b.hit <- breach{lost: lost}
+					return
+				}
 			}
 			left, full := b.disk.free()
 			fell := free > left && free-left > uint64(max(b.limit, 0))/diskStep

@@ -18,7 +18,7 @@ import (
 )
 
 // TestDiskIsBoundedWhileItRuns: a program that fills whatever takes bytes is
-// ended, long before its time is over: one big file, many small ones, a file
+// ended, before its time is over: one big file, many small ones, a file
 // without a name, memory file systems, and several of them that are each within
 // the limit.
 func TestDiskIsBoundedWhileItRuns(t *testing.T) {
@@ -51,7 +51,7 @@ for i in range(3000): os.mkdir("d"); os.chdir("d")'`,
 			var out bytes.Buffer
 			rep, err := open(t).RunAs(t.Context(), id, Spec{Argv: []string{"sh", "-c", script + wait}, Env: []string{"PATH=" + Path()}, Dir: "/workspace", Stdout: &out, Stderr: &out,
 				Workspace: &Workspace{Lower: lower, Scratch: scratch, Target: "/workspace"}, Mounts: []Mount{{Source: cache, Target: "/cache", Writable: true}},
-				Limits: Limits{Wall: 3 * time.Minute, Disk: 16 << 20}})
+				Limits: Limits{Wall: 15 * time.Minute, Disk: 16 << 20}})
 			if err != nil || rep.LimitHit != "disk" {
 				t.Fatalf("%v %+v\n%s", err, rep, &out)
 			}
@@ -77,14 +77,15 @@ func TestLimitThatVanishes(t *testing.T) {
 	for name, attack := range map[string]func(g *cgroup, pid int) error{
 		"removed": func(g *cgroup, pid int) error {
 			dir := g.dirs[probe.bounds[0].group]
-			top := filepath.Dir(dir)
 			for {
 				members, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 				if err != nil {
 					return err
 				}
-				for _, m := range strings.Fields(string(members)) { // one may have ended meanwhile
-					os.WriteFile(filepath.Join(top, "cgroup.procs"), []byte(m), 0)
+				for _, m := range strings.Fields(string(members)) {
+					if err := elsewhere(t, dir, m); err != nil && !errors.Is(err, unix.ESRCH) { // one may have ended meanwhile
+						return err
+					}
 				}
 				if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) {
 					return err
@@ -96,8 +97,7 @@ func TestLimitThatVanishes(t *testing.T) {
 			return os.WriteFile(g.bounds[i].file, []byte("max"), 0)
 		},
 		"left": func(g *cgroup, pid int) error {
-			b := g.bounds[0]
-			return os.WriteFile(filepath.Join(filepath.Dir(g.dirs[b.group]), "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+			return elsewhere(t, g.dirs[g.bounds[0].group], strconv.Itoa(pid))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +110,11 @@ func TestLimitThatVanishes(t *testing.T) {
 			group, started := *p.group, make(chan error, 1)
 			// The control group is there as soon as the sandbox was started.
 			go func() {
-				for !strings.Contains(procText(p.cmd.Process.Pid, "/task/"+strconv.Itoa(p.cmd.Process.Pid)+"/children"), " ") {
+				for !hasChild(p.cmd.Process.Pid) {
+					if ended(p.cmd.Process.Pid) {
+						started <- errors.New("the sandbox ended before its program was seen")
+						return
+					}
 				}
 				started <- attack(&group, p.cmd.Process.Pid)
 			}()
@@ -134,9 +138,80 @@ func TestLimitThatVanishes(t *testing.T) {
 	}
 }
 
-func procText(pid int, file string) string {
-	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + file)
-	return string(b)
+// elsewhere moves a process to a group beside dir that bounds nothing. Above dir
+// there may be no place: version 2 lets no process live in a group that hands
+// controllers down.
+func elsewhere(t *testing.T, dir, pid string) error {
+	beside := filepath.Join(filepath.Dir(dir), "elsewhere-"+strconv.Itoa(os.Getpid()))
+	if err := os.Mkdir(beside, 0o755); err == nil {
+		t.Cleanup(func() { removeEmpty(t, beside) })
+	} else if !os.IsExist(err) {
+		return err
+	}
+	return os.WriteFile(filepath.Join(beside, "cgroup.procs"), []byte(pid), 0)
+}
+
+// removeEmpty waits until the last process of a group is gone.
+func removeEmpty(t *testing.T, dir string) {
+	for end := time.Now().Add(time.Minute); ; {
+		err := os.Remove(dir)
+		if err == nil || os.IsNotExist(err) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("removing %s: %v", dir, err)
+			return
+		}
+	}
+}
+
+// TestGroupsOfTheMachine: where the machine's owner says what it delegates, the
+// guarantees say so too, and the group bounds what runs. scripts/vm says it.
+func TestGroupsOfTheMachine(t *testing.T) {
+	want := os.Getenv("HALLMARK_TEST_GROUPS")
+	if want != "v2" && want != "none" {
+		t.Skip("HALLMARK_TEST_GROUPS does not say what is delegated here (scripts/vm)")
+	}
+	out, rep := sh(t, `cat /proc/self/cgroup`, func(s *Spec) { s.Limits.CPUs = 1.5 })
+	for _, g := range rep.Guarantees {
+		detail := map[string]string{
+			"memory-limit": "cgroup v2 memory.max=536870912", "pids-limit": "cgroup v2 pids.max=64", "cpu-limit": "cgroup v2 cpu.max=150000 100000",
+		}[g.Name]
+		if detail == "" {
+			continue
+		}
+		switch {
+		case want == "v2" && (!g.Holds || !strings.HasPrefix(g.Detail, detail)):
+			t.Errorf("%+v, want %s\n%s", g, detail, out)
+		case want == "none" && (g.Holds != (g.Name == "pids-limit") || strings.Contains(g.Detail, "cgroup v2")):
+			t.Errorf("%+v, although nothing is delegated\n%s", g, out)
+		}
+	}
+	_, rep = sh(t, `python3 -c 'x=bytearray(400<<20)'`, func(s *Spec) { s.Limits.Memory = 64 << 20 })
+	if ended := rep.LimitHit == "memory"; ended != (want == "v2") {
+		t.Errorf("memory: %+v", rep)
+	}
+	if want == "none" {
+		return
+	}
+	out, rep = sh(t, `python3 -c '
+import os, time
+began, before = time.monotonic(), os.times()
+while time.monotonic() < began + 4: pass
+after = os.times(); print((after.user + after.system - before.user - before.system) / (time.monotonic() - began))'`, func(s *Spec) { s.Limits.CPUs = 0.25 })
+	if share, err := strconv.ParseFloat(strings.TrimSpace(out), 64); err != nil || share > 0.4 {
+		t.Errorf("a quarter of a processor: got %s of one, %v: %+v", out, err, rep)
+	}
+}
+
+// hasChild reports whether the first process has started its program, which any of
+// its threads may have done.
+func hasChild(pid int) bool {
+	lists, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
+	return slices.ContainsFunc(lists, func(l string) bool {
+		b, err := os.ReadFile(l)
+		return err == nil && len(bytes.TrimSpace(b)) > 0
+	})
 }
 
 // TestForkBombIsBounded also where no control group is to be had.

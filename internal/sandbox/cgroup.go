@@ -4,6 +4,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,7 +22,8 @@ type cgroup struct {
 	dirs   map[string]string // controller to directory; "unified" of version 2
 	v2     bool
 	bounds []bound
-	why    string // no limit could be set
+	why    string            // no limit could be set
+	failed map[string]string // why one could not be set, by guarantee
 }
 
 // bound is one limit as the kernel gave it back after it was set.
@@ -46,7 +48,7 @@ func newCgroup(l Limits) *cgroup {
 	page := int64(os.Getpagesize())
 	memory, quota := strconv.FormatInt(l.Memory/page*page, 10), strconv.Itoa(int(l.CPUs*100000))
 	name := fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), draw())
-	g := &cgroup{dirs: map[string]string{}}
+	g := &cgroup{dirs: map[string]string{}, failed: map[string]string{}}
 	if place, ok := delegation(cgroupRoot, "/proc/self/cgroup"); ok {
 		g.v2 = true
 		dir := filepath.Join(place, name)
@@ -80,22 +82,27 @@ func newCgroup(l Limits) *cgroup {
 // set writes limits and reads them back: one that the kernel did not take as it
 // was asked bounds nothing.
 func (g *cgroup) set(group string, settings []setting) {
-	failed := map[string]bool{}
 	var got []bound
 	for _, s := range settings {
 		file := filepath.Join(g.dirs[group], s.file)
-		if _, err := os.Stat(file); err != nil && s.optional && noSwap() {
+		_, absent := os.Stat(file)
+		if absent != nil && s.optional && noSwap() {
 			continue
 		}
 		err := os.WriteFile(file, []byte(s.value), 0)
 		value, rerr := readLine(file)
-		if err != nil || rerr != nil || value != s.value {
-			failed[s.what] = true
+		switch {
+		case absent != nil:
+			g.failed[s.what] = "the controller is not delegated to us (no " + s.file + ")"
+		case errors.Join(err, rerr) != nil:
+			g.failed[s.what] = errors.Join(err, rerr).Error()
+		case value != s.value:
+			g.failed[s.what] = s.file + " was set to " + s.value + " and is " + value
 		}
 		got = append(got, bound{what: s.what, group: group, file: file, value: s.value})
 	}
 	for _, b := range got {
-		if !failed[b.what] {
+		if g.failed[b.what] == "" {
 			g.bounds = append(g.bounds, b)
 		}
 	}
@@ -114,10 +121,15 @@ func readLine(file string) (string, error) {
 
 func (g *cgroup) add(pid int) {
 	for c, dir := range g.dirs {
-		if os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0) != nil {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
 			delete(g.dirs, c)
 			os.Remove(dir)
 			// a limit that does not hold the process holds nothing
+			for _, b := range g.bounds {
+				if b.group == c {
+					g.failed[b.what] = "putting the program into its group: " + err.Error()
+				}
+			}
 			g.bounds = slices.DeleteFunc(g.bounds, func(b bound) bool { return b.group == c })
 		}
 	}
@@ -218,7 +230,11 @@ func (g *cgroup) guarantees(lost []string, facts facts) []Guarantee {
 	}
 	var out []Guarantee
 	for _, want := range []string{"memory", "pids", "cpu"} {
-		gu := Guarantee{Name: want + "-limit", Detail: g.why + ": the process tree is not bounded"}
+		why := g.failed[want]
+		if why == "" {
+			why = g.why
+		}
+		gu := Guarantee{Name: want + "-limit", Detail: why + ": the process tree is not bounded"}
 		var values []string
 		for _, b := range g.bounds {
 			if b.what == want {

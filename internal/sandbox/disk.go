@@ -42,6 +42,9 @@ const maxDepth = 1000
 func newDisk(pid int, spec Spec) (*disk, error) {
 	d := &disk{own: map[uint64]bool{}, proc: fmt.Sprintf("/proc/%d/root/proc", pid)}
 	for _, name := range []string{"/tmp", "/dev/shm"} {
+		if spec.Root != nil && name == "/tmp" {
+			continue // it is part of the root
+		}
 		if slices.ContainsFunc(spec.Mounts, func(m Mount) bool { return m.Target == name }) {
 			continue // a host directory lies over it
 		}
@@ -61,6 +64,9 @@ func newDisk(pid int, spec Spec) (*disk, error) {
 	}
 	if w := spec.Workspace; w != nil {
 		d.dirs = append(d.dirs, w.Scratch)
+	}
+	if r := spec.Root; r != nil {
+		d.dirs = append(d.dirs, r.Scratch)
 	}
 	for _, l := range spec.Layers {
 		d.dirs = append(d.dirs, l.Scratch)
@@ -107,8 +113,9 @@ func (d *disk) used() (total int64, full bool) {
 	return total, full
 }
 
-// free is the free space of the host's file systems, which costs nothing to ask:
-// whatever the program writes takes from it.
+// free is the free space of the host's file systems and of the room's own, which
+// costs nothing to ask: whatever the program writes takes from it, and so does a
+// file without content.
 func (d *disk) free() (bytes uint64, full bool) {
 	for _, f := range d.floors {
 		var st unix.Statfs_t
@@ -116,8 +123,14 @@ func (d *disk) free() (bytes uint64, full bool) {
 			continue
 		}
 		left := st.Bavail * uint64(max(st.Bsize, 0))
-		bytes += left
+		bytes += left + st.Ffree*inodeSize
 		full = full || left < f.bytes || st.Ffree < f.files
+	}
+	for _, fd := range d.scratch {
+		var st unix.Statfs_t
+		if unix.Fstatfs(fd, &st) == nil {
+			bytes += st.Bavail*uint64(max(st.Bsize, 0)) + st.Ffree*inodeSize
+		}
 	}
 	return bytes, full
 }

@@ -134,7 +134,7 @@ func prepare() (*exec.Cmd, note, uint16, error) {
 	limit(unix.RLIMIT_FSIZE, uint64(r.Limits.Disk))
 	limit(unix.RLIMIT_CORE, 0)
 	limit(unix.RLIMIT_NPROC, uint64(max(r.Limits.PIDs, 1)))
-	if err := becomeInsider(r.Groups); err != nil {
+	if err := becomeInsider(r.Groups, r.As); err != nil {
 		return nil, note{}, 0, err
 	}
 	cmd := &exec.Cmd{
@@ -146,7 +146,9 @@ func prepare() (*exec.Cmd, note, uint16, error) {
 	}
 	if r.Self != "" {
 		cmd.Path = SelfPath
-	} else if cmd.Path, err = lookPath(r.Argv[0], r.Env); err != nil {
+	} else if cmd.Path, err = lookPath(r.Argv[0], r.Env); err != nil && r.Root != nil {
+		cmd.Path, err = missing(r.Argv[0]), nil //nolint:ineffassign,wastedassign // what the program is told is its own fault
+	} else if err != nil {
 		return nil, note{}, 0, err
 	}
 	if err := dropPrivileges(); err != nil {
@@ -208,6 +210,9 @@ func furnish(r room) (overlay bool, err error) {
 	for i, l := range r.Layers {
 		f.grabLayer(i, l)
 	}
+	if r.Root != nil {
+		f.grabRoot(*r.Root)
+	}
 	for i, m := range r.Toolchain {
 		f.grab("t"+strconv.Itoa(i), m.Source)
 	}
@@ -216,8 +221,15 @@ func furnish(r room) (overlay bool, err error) {
 	}
 	bindMemfd()
 	// The file systems made from here on belong to the program's user.
-	f.do("taking the user of the program", setEffective(insideID))
+	f.do("taking the user of the program", setEffective(r.As))
 	f.root()
+	if r.Root != nil {
+		f.ownRoot(*r.Root)
+		f.tmpfs("/dev/shm", "mode=1777,size="+strconv.FormatInt(r.Limits.Disk/4, 10))
+		f.closeDev()
+		f.enter(true)
+		return f.err == nil, f.err
+	}
 	f.toolchain(r.Toolchain)
 	f.devices()
 	f.proc()
@@ -245,7 +257,7 @@ func furnish(r room) (overlay bool, err error) {
 			f.put(strconv.Itoa(i), m.Target, m.Writable)
 		}
 	}
-	f.enter()
+	f.enter(false)
 	return overlay, f.err
 }
 
@@ -396,11 +408,13 @@ func (f *furniture) workspace(w Workspace) bool {
 }
 
 // enter makes the room the root and lets go of the host.
-func (f *furniture) enter() {
+func (f *furniture) enter(writable bool) {
 	if f.err != nil {
 		return
 	}
-	f.do("protecting the root", unix.Mount("", newRoot, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""))
+	if !writable {
+		f.do("protecting the root", unix.Mount("", newRoot, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""))
+	}
 	f.do("entering the room", unix.Chdir(newRoot))
 	f.do("turning the root", unix.PivotRoot(".", "."))
 	f.do("letting go of the host", unix.Unmount(".", unix.MNT_DETACH))
@@ -431,28 +445,29 @@ func limit(what int, value uint64) {
 
 // setEffective changes this thread's effective user, keeping its capabilities:
 // raw system calls, since the program is started from this one thread.
-func setEffective(id uintptr) error {
+func setEffective(as self) error {
 	const keep = ^uintptr(0)
-	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, keep, id, keep); e != 0 {
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(as.GID), keep); e != 0 { //nolint:gosec // checked when the sandbox was asked for
 		return e
 	}
-	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keep, id, keep); e != 0 {
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(as.UID), keep); e != 0 { //nolint:gosec // checked when the sandbox was asked for
 		return e
 	}
 	return nil
 }
 
 // becomeInsider gives this thread the program's user for good.
-func becomeInsider(groups bool) error {
+func becomeInsider(groups bool, as self) error {
 	if groups {
 		if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); e != 0 {
 			return fmt.Errorf("giving up supplementary groups: %w", e)
 		}
 	}
-	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, insideID, insideID, insideID); e != 0 {
+	uid, gid := uintptr(as.UID), uintptr(as.GID) //nolint:gosec // checked when the sandbox was asked for
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); e != 0 {
 		return fmt.Errorf("taking the group of the program: %w", e)
 	}
-	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, insideID, insideID, insideID); e != 0 {
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); e != 0 {
 		return fmt.Errorf("taking the user of the program: %w", e)
 	}
 	return nil

@@ -4,7 +4,9 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -116,8 +118,8 @@ func lookAround() (masks, error) {
 			m.Proc = append(m.Proc, e.Name())
 		}
 	}
-	if _, err := os.Lstat("/sys"); err == nil {
-		m.Sys = true
+	if m.Sys, err = filled("/sys"); err != nil {
+		return m, err
 	}
 	if m.Devices, err = strangeDevices(); err != nil {
 		return m, err
@@ -145,6 +147,16 @@ func lookAround() (masks, error) {
 		}
 	}
 	return m, nil
+}
+
+// filled reports whether something is in a directory: an image may have an empty
+// one as mount point.
+func filled(dir string) (bool, error) {
+	names, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err != nil || len(names) > 0, nil
 }
 
 // covered reports whether nothing is to be had at a path: it is /dev/null, an

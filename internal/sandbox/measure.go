@@ -20,6 +20,7 @@ type facts struct {
 	Status       map[string]string // of /proc/thread-self/status
 	Interfaces   []string
 	RootReadOnly bool
+	RootOverlay  bool // it can be written to, into an overlay
 	Masks        *masks
 	MemoryRuns   bool   // an executable file in memory could be made
 	Processes    string // limit of processes of the user namespace, if it bounds a tree
@@ -80,6 +81,7 @@ func (g gauge) measure() (facts, error) {
 		return f, fmt.Errorf("reading the root's mount flags: %w", err)
 	}
 	f.RootReadOnly = st.Flags&unix.ST_RDONLY != 0
+	f.RootOverlay = rootOverlay(st)
 	var nproc unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &nproc); err != nil {
 		return f, fmt.Errorf("reading the limit of processes: %w", err)
@@ -125,16 +127,24 @@ func sharedNamespaces(pid int) []string {
 	return out
 }
 
+// GuaranteeRootOverlay is what a program with a root of its own has in place of a
+// read-only one.
+const GuaranteeRootOverlay = "root-overlay"
+
 // guarantees turns facts and the namespaces shared with the host into what a
 // report says of the isolation.
-func (f facts) guarantees(shared []string) []Guarantee {
+func (f facts) guarantees(shared []string, as self) []Guarantee {
 	var held []string
 	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
 		if f.Status[set] == "" || strings.Trim(f.Status[set], "0") != "" {
 			held = append(held, set+" "+f.Status[set])
 		}
 	}
-	id := fmt.Sprintf("%d %[1]d %[1]d %[1]d", insideID)
+	id := func(n int) string { return fmt.Sprintf("%d %[1]d %[1]d %[1]d", n) }
+	root := Guarantee{"root-read-only", f.RootReadOnly, "the toolchain and the root directory"}
+	if as.Rooted {
+		root = Guarantee{GuaranteeRootOverlay, f.RootOverlay, "what is written goes into an overlay over the image's own tree"}
+	}
 	m := masks{Proc: []string{"not looked at"}, Sys: true, Devices: []string{"not looked at"}, Settings: []string{"not looked at"}}
 	if f.Masks != nil {
 		m = *f.Masks
@@ -142,9 +152,9 @@ func (f facts) guarantees(shared []string) []Guarantee {
 	return append([]Guarantee{
 		{"namespaces", len(shared) == 0, detail(strings.Join(namespaces, ", "), "shared with the host: ", shared)},
 		{"no-new-privileges", f.Status["NoNewPrivs"] == "1", ""},
-		{"capabilities-dropped", len(held) == 0 && f.Status["Uid"] == id && f.Status["Gid"] == id, detail("all, bounding set included", "held: ", held)},
+		{"capabilities-dropped", len(held) == 0 && f.Status["Uid"] == id(as.UID) && f.Status["Gid"] == id(as.GID), detail("all, bounding set included", "held: ", held)},
 		{"seccomp", f.Status["Seccomp"] == "2", "only listed system calls exist"},
-		{"root-read-only", f.RootReadOnly, "the toolchain and the root directory"},
+		root,
 		{"no-network", slices.Equal(f.Interfaces, []string{"lo"}), "interfaces: " + strings.Join(f.Interfaces, ", ")},
 		{"memory-not-executable", f.Masks != nil && !f.MemoryRuns, "memfd_create makes no program"},
 	}, m.guarantees()...)

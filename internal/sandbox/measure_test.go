@@ -15,7 +15,7 @@ func TestGuaranteesFollowFacts(t *testing.T) {
 		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000", "CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
 		"NoNewPrivs": "1", "Seccomp": "2", "Uid": "1000 1000 1000 1000", "Gid": "1000 1000 1000 1000"}}
 	lost := func(f facts, shared ...string) (names []string) {
-		for _, g := range f.guarantees(shared) {
+		for _, g := range f.guarantees(shared, self{UID: insideID, GID: insideID}) {
 			if !g.Holds {
 				names = append(names, g.Name)
 			}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,13 +40,18 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 			o.remove()
 		}
 	}()
+	if r := spec.Root; r != nil {
+		if err := o.addRoot(*r); err != nil {
+			return o, err
+		}
+	}
 	if w := spec.Workspace; w != nil {
-		if err := o.add("workspace", w.Lower, Upper(w.Scratch), filepath.Join(w.Scratch, "work")); err != nil {
+		if err := o.add("workspace", []string{w.Lower}, Upper(w.Scratch), filepath.Join(w.Scratch, "work")); err != nil {
 			return o, err
 		}
 	}
 	for i, l := range spec.Layers {
-		if err := o.add("layer"+strconv.Itoa(i), l.Lower, Upper(l.Scratch), filepath.Join(l.Scratch, "work")); err != nil {
+		if err := o.add("layer"+strconv.Itoa(i), []string{l.Lower}, Upper(l.Scratch), filepath.Join(l.Scratch, "work")); err != nil {
 			return o, err
 		}
 	}
@@ -68,42 +74,56 @@ func mountOverlays(spec Spec) (o *overlays, err error) {
 		if err := unix.Lremovexattr(m.Source, "trusted.overlay.origin"); err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
 			return o, fmt.Errorf("preparing %s: %w", m.Source, err)
 		}
-		if err := o.add(strconv.Itoa(i), lower, m.Source, work); err != nil {
+		if err := o.add(strconv.Itoa(i), []string{lower}, m.Source, work); err != nil {
 			return o, err
 		}
 	}
 	return o, nil
 }
 
-func (o *overlays) add(name, lower, upper, work string) error {
+func (o *overlays) add(name string, lowers []string, upper, work string) error {
 	// The last sandbox on the same directories lets go of them a little after its
 	// end.
 	for end := time.Now().Add(5 * time.Second); ; {
-		fd, err := overlay(lower, upper, work)
+		fd, err := overlay(lowers, upper, work)
 		if err == nil {
 			o.names[name] = len(o.files)
 			o.files = append(o.files, os.NewFile(uintptr(fd), name))
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
-			return fmt.Errorf("mounting %s over %s: %w", upper, lower, err)
+			return fmt.Errorf("mounting %s over %s: %w", upper, lowers[0], err)
 		}
 		unix.Poll(nil, 2)
 	}
 }
 
 // overlay makes a mount that is in no place yet.
-func overlay(lower, upper, work string) (int, error) {
+func overlay(lowers []string, upper, work string) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fs)
+	// By descriptor: a path with a colon would be two directories, one with a comma
+	// two options before Linux 6.5, which has no option for a single one either.
+	var held []string
+	for _, path := range append([]string{upper, work}, lowers...) {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, fmt.Errorf("opening %s: %w", path, err)
+		}
+		defer unix.Close(fd)
+		held = append(held, "/proc/self/fd/"+strconv.Itoa(fd))
+	}
+	if err := under(fs, held[2:]); err != nil {
+		return -1, err
+	}
 	// What was written is read from the upper directory alone: neither a file without
 	// its content nor a directory that stands for a renamed one may be there, as some
 	// kernels make them when nobody says otherwise.
 	for _, o := range [][2]string{
-		{"lowerdir+", lower}, {"upperdir", upper}, {"workdir", work}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
+		{"upperdir", held[0]}, {"workdir", held[1]}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
 	} {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return -1, fmt.Errorf("%s: %w", o[0], err)
@@ -113,6 +133,30 @@ func overlay(lower, upper, work string) (int, error) {
 		return -1, err
 	}
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+}
+
+// under names the lower directories, the uppermost first. Linux 6.5 and later take
+// any number of them one by one; earlier ones take as many as fit one option.
+func under(fs int, lowers []string) error {
+	if len(lowers) > 1 {
+		var err error
+		for i, l := range lowers {
+			if err = unix.FsconfigSetString(fs, "lowerdir+", l); err == nil {
+				continue
+			}
+			if i > 0 || !errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("lowerdir+: %w", err)
+			}
+			break
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	if err := unix.FsconfigSetString(fs, "lowerdir", strings.Join(lowers, ":")); err != nil {
+		return fmt.Errorf("lowerdir of %d layers: %w", len(lowers), err)
+	}
+	return nil
 }
 
 // given tells the first process which descriptors it has, from the first on.

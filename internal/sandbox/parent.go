@@ -42,7 +42,8 @@ func New(cfg Config) (*Sandbox, error) {
 	return &Sandbox{cfg: cfg}, nil
 }
 
-// insideID is the user and group that programs see themselves as.
+// insideID is the user and group that programs see themselves as, unless they have
+// a root of their own.
 const insideID = 1000
 
 // room is what the first process is told; it comes through a pipe.
@@ -52,6 +53,8 @@ type room struct {
 	Mounts    []Mount
 	Workspace *Workspace
 	Layers    []Workspace
+	Root      *Root
+	As        self    // who the program sees itself as
 	Self      string  // path of our own binary on the host, if it is wanted inside
 	Toolchain []Mount // seen read-only
 	Limits    Limits
@@ -114,6 +117,9 @@ func (s *Sandbox) RunAs(ctx context.Context, hostID int, spec Spec) (Report, err
 	spec.Limits = spec.Limits.defaults()
 	if len(spec.Argv) == 0 {
 		return Report{}, hallmark.Errorf(hallmark.KindInternal, "sandbox without a program")
+	}
+	if err := spec.check(); err != nil {
+		return Report{}, err
 	}
 	p, err := s.start(hostID, spec)
 	if err != nil {
@@ -192,8 +198,8 @@ func (s *Sandbox) start(hostID int, spec Spec) (p *process, err error) {
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
 				syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: insideID, HostID: hostID, Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: insideID, HostID: hostGID(hostID), Size: 1}},
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: spec.self().UID, HostID: hostID, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: spec.self().GID, HostID: hostGID(hostID), Size: 1}},
 			// Root's supplementary groups would open files of those groups to
 			// the program; an ordinary user is not let to give its own up here.
 			GidMappingsEnableSetgroups: os.Geteuid() == 0,
@@ -256,7 +262,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 		return fail("%w", err)
 	}
 	r := room{
-		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace, Layers: p.spec.Layers,
+		Argv: p.spec.Argv, Env: p.spec.Env, Dir: p.spec.Dir, Mounts: p.spec.Mounts, Workspace: p.spec.Workspace, Layers: p.spec.Layers, Root: p.spec.Root, As: p.spec.self(),
 		Toolchain: tools, Limits: p.spec.Limits, Groups: os.Geteuid() == 0, Traced: p.traced(), Given: p.mounts.given(fdSecrets + len(p.spec.Secrets)), Secrets: len(p.spec.Secrets), Probe: uint16(draw()) | 1, //nolint:gosec // any odd port
 	}
 	if p.spec.Self {
@@ -280,7 +286,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	}
 	p.shared = sharedNamespaces(p.cmd.Process.Pid)
 	p.userID, _ = readLine(fmt.Sprintf("/proc/%d/uid_map", p.cmd.Process.Pid))
-	for _, g := range n.Facts.guarantees(p.shared) {
+	for _, g := range n.Facts.guarantees(p.shared, p.spec.self()) {
 		if !g.Holds {
 			return Report{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeBuildNotIsolated, "the sandbox is not what was asked for: %s does not hold (%s)", g.Name, g.Detail)
 		}
@@ -374,13 +380,13 @@ func (p *process) measureLast() {
 }
 
 func (p *process) guarantees(n note) []Guarantee {
-	mapped := mapsOnly(p.userID, insideID, p.hostID)
+	mapped := mapsOnly(p.userID, p.spec.self().UID, p.hostID)
 	user := "own user id on the host"
 	if os.Geteuid() == 0 {
 		user = fmt.Sprintf("host user %d, drawn for this run", p.hostID)
 	}
 	took := p.report.FinishedOn.Sub(p.report.StartedOn)
-	out := append(n.Facts.guarantees(p.shared),
+	out := append(n.Facts.guarantees(p.shared, p.spec.self()),
 		Guarantee{"egress-recorded", p.probed, "connect, sendto, sendmsg, sendmmsg by seccomp notification; an attempt of our own was seen before the program ran"},
 		Guarantee{"unprivileged-user", mapped && os.Geteuid() == 0 && p.hostID != 0, user},
 		Guarantee{"workspace-overlay", n.Overlay, ""},

@@ -40,6 +40,9 @@ func (p *process) traced() bool {
 // writable are the places inside that the program can write to.
 func (p *process) writable() []string {
 	out := []string{"/tmp", "/dev/shm"}
+	if p.spec.Root != nil {
+		return []string{"/", "/dev/shm"}
+	}
 	for _, m := range p.spec.Mounts {
 		if m.Writable {
 			out = append(out, m.Target)

@@ -36,6 +36,7 @@ type Spec struct {
 	Mounts    []Mount
 	Workspace *Workspace
 	Layers    []Workspace // more directories of this kind
+	Root      *Root       // a file system of its own, in place of all of these
 	Self      bool        // our own binary is at SelfPath; Argv[0] is the name it gets
 	Limits    Limits      //
 

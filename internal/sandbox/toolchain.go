@@ -21,6 +21,9 @@ type Toolchain struct {
 // mounts lists what a program sees of the toolchain of spec.
 func (t Toolchain) mounts(spec Spec) ([]Mount, error) {
 	var out []Mount
+	if spec.Root != nil {
+		return nil, nil // it holds its own programs
+	}
 	if t.Root == "" {
 		for _, d := range toolchain() {
 			out = append(out, Mount{Source: d, Target: d})

@@ -250,7 +250,7 @@ func foreground() bool {
 
 // wrapGuarantees names every guarantee of a sandbox and what is true of it here.
 func wrapGuarantees(f facts) []Guarantee {
-	out := f.guarantees(namespaces)
+	out := f.guarantees(namespaces, self{UID: insideID, GID: insideID})
 	for i, g := range out {
 		if g.Name == "seccomp" {
 			out[i].Holds, out[i].Detail = false, "the filter keeps the command in sight and refuses nothing but what would hide from it"

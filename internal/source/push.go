@@ -15,6 +15,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/hallmark-sc/hallmark"
 )
 
@@ -60,7 +62,10 @@ type PushConfig struct {
 	// Known lists commits whose history is in the store and was judged. It is asked
 	// only where a reference is new, or shows a commit that did not come with the
 	// push: a list of many references takes long. nil knows none.
-	Known     func(ctx context.Context) ([]string, error)
+	Known func(ctx context.Context) ([]string, error)
+	// Every names references to which every commit is judged that is new to them,
+	// known or not: what stands on another branch may be there by other rules.
+	Every     map[string]bool
 	Clock     func() time.Time
 	Binaries  []hallmark.Digest // compiled code that may be in a tree
 	MaxFile   int64             // bytes of one file; 0 is refused
@@ -80,7 +85,8 @@ type PushFacts struct {
 	Commits []PushedCommit
 	Objects int
 	Bytes   int64
-	Paths   []string // changed by the new commits, each once
+	Paths   []string          // changed by the new commits, each once
+	Tips    map[string]string // the commit that each reference would show
 	Reasons []hallmark.Reason
 }
 
@@ -88,11 +94,14 @@ type PushFacts struct {
 // names, links, submodules, compiled code, size, and commits that no reference
 // would show. It errs where something can't be read; that is no judgement.
 func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts, error) {
-	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, count: map[hallmark.Code]int{}, blobs: map[string][]int{}}
+	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, tags: map[string]bool{}, count: map[hallmark.Code]int{}, blobs: map[string][]int{}}
 	if cfg.MaxFile <= 0 || cfg.MaxReason <= 0 {
 		return j.facts, hallmark.Errorf(hallmark.KindInternal, "judging a push: no limit on files or reasons")
 	}
-	order, err := j.reachable(ctx, updates, slices.ContainsFunc(updates, Update.Creates))
+	if err := j.tips(ctx, updates); err != nil {
+		return j.facts, err
+	}
+	order, err := j.reachable(ctx, updates, false)
 	if err != nil {
 		return j.facts, err
 	}
@@ -115,6 +124,10 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 				}
 			}
 			return j.commit(o)
+		case "tag":
+			if !j.tags[o.ID] {
+				j.add(hallmark.CodeCommitHidden, "push the tag that shows it, or leave it out", "tag object %s is in the push and no reference would show it", o.ID)
+			}
 		case "tree":
 			j.tree(o)
 		case "blob":
@@ -155,28 +168,45 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 	return j.facts, nil
 }
 
-// reachable lists the commits that the updates would show and the references that
-// move don't show yet, nor those that are known.
-func (j *pushJudge) reachable(ctx context.Context, updates []Update, known bool) ([]string, error) {
-	var without []string
-	if known {
-		all, err := j.knows(ctx)
-		if err != nil {
-			return nil, err
-		}
-		without = slices.Sorted(maps.Keys(all))
-	}
-	seen := map[string]bool{}
-	var order []string
+// tips finds the commit that each reference would show.
+func (j *pushJudge) tips(ctx context.Context, updates []Update) error {
+	j.facts.Tips = map[string]string{}
 	for _, u := range updates {
 		if u.Deletes() {
 			continue
 		}
-		tip, err := j.tip(ctx, u.New)
-		if err != nil {
-			return nil, err
+		tip, err := j.tip(ctx, u)
+		if hallmark.CodeOf(err) == hallmark.CodeSourceObjectInvalid && hallmark.KindOf(err) == hallmark.KindInvalid {
+			j.add(hallmark.CodeSourceObjectInvalid, "let a branch show a commit, and a tag a commit by one tag object of its own name", "%s: %s", u.Ref, err)
+			continue
 		}
-		commits, err := j.cfg.Incoming.Commits(ctx, tip, append(slices.Clone(without), u.Old))
+		if err != nil {
+			return err
+		}
+		j.facts.Tips[u.Ref] = tip
+	}
+	return nil
+}
+
+// reachable lists the commits that the updates would show and that are new to
+// their references: of a new reference, or of all, without those that are known.
+func (j *pushJudge) reachable(ctx context.Context, updates []Update, known bool) ([]string, error) {
+	seen := map[string]bool{}
+	var order []string
+	for _, u := range updates {
+		tip, ok := j.facts.Tips[u.Ref]
+		if !ok || u.Deletes() {
+			continue
+		}
+		without := []string{u.Old}
+		if u.Creates() || known && !j.cfg.Every[u.Ref] {
+			all, err := j.knows(ctx)
+			if err != nil {
+				return nil, err
+			}
+			without = append(without, slices.Sorted(maps.Keys(all))...)
+		}
+		commits, err := j.cfg.Incoming.Commits(ctx, tip, without)
 		if err != nil {
 			return nil, fmt.Errorf("listing what %s would show: %w", u.Ref, err)
 		}
@@ -209,6 +239,7 @@ type pushJudge struct {
 	cfg   PushConfig
 	facts PushFacts
 	seen  map[string]bool
+	tags  map[string]bool // that a reference would show
 	count map[hallmark.Code]int
 	known map[string]bool  // once asked for
 	blobs map[string][]int // reasons about a blob, whose path is found out at last
@@ -227,9 +258,11 @@ func (j *pushJudge) add(code hallmark.Code, fix, format string, args ...any) {
 // maxTags bounds tags of tags.
 const maxTags = 8
 
-// tip follows tags to the commit that a reference would show.
-func (j *pushJudge) tip(ctx context.Context, id string) (string, error) {
-	for range maxTags {
+// tip follows tags to the commit that a reference would show. The first must
+// bear the reference's name: under another it would pass for what it is not.
+func (j *pushJudge) tip(ctx context.Context, u Update) (string, error) {
+	id := u.New
+	for depth := range maxTags {
 		o, err := j.cfg.Incoming.Object(ctx, id)
 		if err != nil {
 			return "", fmt.Errorf("reading %s: %w", id, err)
@@ -243,12 +276,28 @@ func (j *pushJudge) tip(ctx context.Context, id string) (string, error) {
 			if !ok || !isObjectName(to) {
 				return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object %s names nothing", id)
 			}
+			short, ofTag := strings.CutPrefix(u.Ref, "refs/tags/")
+			if named := tagName(o.Data); depth == 0 && (!ofTag || named != short) {
+				return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object %s is named %.200q", id, named)
+			}
+			j.tags[id] = true
 			id = to
 		default:
 			return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "%s is a %s; a reference shows a commit", id, o.Type)
 		}
 	}
 	return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tags of %s are nested too deeply", id)
+}
+
+// tagName is what a tag object says that it is named; "" when it is no tag.
+func tagName(raw []byte) string {
+	head, _, _ := bytes.Cut(raw, []byte("\n\n"))
+	f := strings.SplitN(string(head), "\n", 4)
+	if len(f) < 3 || !strings.HasPrefix(f[1], "type ") {
+		return ""
+	}
+	name, _ := strings.CutPrefix(f[2], "tag ")
+	return name
 }
 
 const signAs = "sign it as its author, with a key of your own: git commit --amend --no-edit --reset-author -S, or git rebase --exec for several"
@@ -321,6 +370,21 @@ func (j *pushJudge) tree(o Object) {
 	}
 }
 
+// TreeNames are the names of a tree's entries, as far as it can be read.
+func TreeNames(o Object) []string {
+	var out []string
+	for body := o.Data; len(body) > 0; {
+		_, rest, ok := bytes.Cut(body, []byte{' '})
+		name, after, ok2 := bytes.Cut(rest, []byte{0})
+		if !ok || !ok2 || len(after) < len(o.ID)/2 {
+			break
+		}
+		out = append(out, string(name))
+		body = after[len(o.ID)/2:]
+	}
+	return out
+}
+
 // blob judges bytes that are nowhere named yet.
 func (j *pushJudge) blob(o Object) {
 	before := len(j.facts.Reasons)
@@ -377,7 +441,7 @@ func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 		if j.blobs[e.ID] != nil {
 			places[e.ID] = Place{e.Commit, e.Path} // the last is the oldest
 		}
-		if e.Mode == "120000" && len(links[e.ID]) < 1000 {
+		if e.Mode == "120000" {
 			links[e.ID] = append(links[e.ID], e.Path)
 		}
 		return nil
@@ -419,14 +483,7 @@ func DangerousName(name string) string {
 	if !utf8.ValidString(name) {
 		return "is not UTF-8"
 	}
-	flat := Fold(strings.TrimRight(strings.Map(func(r rune) rune {
-		if unicode.Is(unicode.Cf, r) { // invisible, and ignored by some file systems
-			return -1
-		}
-		return r
-	}, name), ". "))
-	base, _, _ := strings.Cut(flat, ":") // streams of NTFS
-	if base == ".git" || strings.HasPrefix(base, "git~") || strings.TrimRight(base, ". ") == ".git" {
+	if gitDirectory(name) {
 		return "stands for a git directory"
 	}
 	if strings.HasPrefix(name, "-") {
@@ -450,13 +507,27 @@ func DangerousName(name string) string {
 	return ""
 }
 
-// Fold returns a name as file systems compare it that ignore case.
-func Fold(name string) string {
-	return strings.ToLower(strings.ToUpper(name))
+// gitDirectory reports whether some file system takes a name for ".git".
+func gitDirectory(name string) bool {
+	flat := Fold(strings.TrimRight(strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Cf, r) { // invisible, and ignored by some file systems
+			return -1
+		}
+		return r
+	}, name), ". "))
+	base, _, _ := strings.Cut(flat, ":") // streams of NTFS
+	base = strings.TrimRight(base, ". ")
+	return base == ".git" || strings.HasPrefix(base, "git~")
 }
 
-// StaysInside reports whether a link at p leads to a place in the tree, also
-// through other links: ".." may only come first, where it climbs real
+// Fold returns a name as file systems compare it that ignore case and in which
+// way accents are written.
+func Fold(name string) string {
+	return strings.ToLower(strings.ToUpper(norm.NFC.String(name)))
+}
+
+// StaysInside reports whether a link at p leads to a place in the tree and to no
+// git directory, also through other links: ".." may only come first, where it climbs real
 // directories.
 func StaysInside(p, target string) bool {
 	if target == "" || path.IsAbs(target) || strings.ContainsRune(target, 0) {
@@ -472,6 +543,9 @@ func StaysInside(p, target string) bool {
 				return false
 			}
 		default:
+			if gitDirectory(part) {
+				return false
+			}
 			down = true
 		}
 	}

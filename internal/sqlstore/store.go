@@ -266,9 +266,11 @@ func (s *Store) BundleOf(ctx context.Context, statement hallmark.Digest) (hallma
 	return hallmark.Digest(b), true, nil
 }
 
+// inOrder is the order of the log: signing times have seconds only.
+const inOrder = " ORDER BY s.at, (SELECT max(l.at) FROM leaf l WHERE l.statement = s.digest), s.digest"
+
 // Statements returns the statements about a subject ("algorithm:value"), or all
-// for "", oldest first: in the order of the log, since the times of signing count
-// seconds. What the index knows no leaf of comes last, by its time.
+// for "", oldest first, and in the order of the log where times are equal.
 func (s *Store) Statements(ctx context.Context, subject string) ([]Row, error) {
 	if subject != "" {
 		return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s JOIN subject j ON j.statement = s.digest WHERE j.value = ?"+inOrder, subject)
@@ -280,8 +282,6 @@ func (s *Store) Statements(ctx context.Context, subject string) ([]Row, error) {
 func (s *Store) OfPredicate(ctx context.Context, predicate string) ([]Row, error) {
 	return s.list(ctx, "SELECT s.digest, s.bundle, s.predicate, s.signer, s.at FROM statement s WHERE s.predicate = ?"+inOrder, predicate)
 }
-
-const inOrder = " ORDER BY IFNULL((SELECT MIN(l.at) FROM leaf l WHERE l.statement = s.digest), 9223372036854775807), s.at, s.digest"
 
 func (s *Store) list(ctx context.Context, q string, args ...any) ([]Row, error) {
 	rows, err := s.db.QueryContext(ctx, q, args...)

@@ -12,12 +12,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/package-url/packageurl-go"
 )
@@ -35,6 +35,13 @@ type Packages struct {
 	root  string
 	files fs.FS  // below the root, while databases are read
 	goDir string // GOROOT inside, or empty
+
+	diversions map[string]diversion // by the name that gave way
+	info       map[int]string       // of a Debian package: the name of its files in the database
+
+	mu     sync.Mutex // guards what follows
+	sums   map[string]sum
+	loaded map[int]bool // packages whose sums were read
 }
 
 // Config names a root.
@@ -47,19 +54,13 @@ type Config struct {
 // New reads the package databases of a root. A root without one has no packages;
 // one that can't be read is an error.
 func New(cfg Config) (*Packages, error) {
-	p := &Packages{owner: map[string]int{}, root: cfg.Root, goDir: cfg.GoRoot}
-	// A link of an image leads to a file of the image or nowhere, and never out of
-	// it to a file of the host's.
-	p.files = os.DirFS("/")
-	if filepath.Clean(cfg.Root) != "/" {
-		root, err := os.OpenRoot(cfg.Root)
-		if err != nil {
-			return nil, fmt.Errorf("reading the package database of %s: %w", cfg.Root, err)
-		}
-		defer root.Close()
-		p.files = root.FS()
+	p := &Packages{owner: map[string]int{}, root: cfg.Root, goDir: cfg.GoRoot, diversions: map[string]diversion{}, info: map[int]string{}, sums: map[string]sum{}, loaded: map[int]bool{}}
+	files, done, err := p.tree()
+	if err != nil {
+		return nil, err
 	}
-	defer func() { p.files = nil }()
+	p.files = files
+	defer func() { p.files = nil; done() }()
 	distro := cfg.Distro
 	if distro == "" {
 		distro = p.distro()
@@ -118,6 +119,9 @@ func (p *Packages) dpkg(distro string) error {
 		return err
 	}
 	defer f.Close()
+	if err := p.readDiversions(); err != nil {
+		return err
+	}
 	byName := map[string]int{} // name and name:arch
 	return errors.Join(stanzas(f, func(field map[string]string) {
 		if !strings.HasSuffix(field["Status"], " installed") {
@@ -125,6 +129,7 @@ func (p *Packages) dpkg(distro string) error {
 		}
 		n := p.add("deb", distro, Package{Name: field["Package"], Version: field["Version"], Arch: field["Architecture"]})
 		byName[field["Package"]], byName[field["Package"]+":"+field["Architecture"]] = n, n
+		p.conffiles(field["Conffiles"], field["Package"])
 	}), p.dpkgFiles(byName))
 }
 
@@ -134,44 +139,30 @@ func (p *Packages) dpkgFiles(byName map[string]int) error {
 		return err
 	}
 	for _, l := range lists {
-		n, ok := byName[strings.TrimSuffix(filepath.Base(l), ".list")]
+		base := strings.TrimSuffix(filepath.Base(l), ".list")
+		n, ok := byName[base]
 		if !ok {
 			continue
 		}
+		p.info[n] = base
+		pkg, _, _ := strings.Cut(base, ":")
 		b, err := p.read(l)
 		if err != nil {
 			return err
 		}
 		for line := range strings.Lines(string(b)) {
-			p.owner[merged(strings.TrimSuffix(line, "\n"))] = n
-		}
-	}
-	return p.diverted()
-}
-
-// diverted moves files that a package gave way with to their other names.
-func (p *Packages) diverted() error {
-	b, err := p.read("var/lib/dpkg/diversions")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	lines := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
-	for ; len(lines) >= 3; lines = lines[3:] {
-		if n, ok := p.owner[merged(lines[0])]; ok {
-			p.owner[merged(lines[1])] = n
+			p.owner[p.divert(strings.TrimSuffix(line, "\n"), pkg)] = n
 		}
 	}
 	return nil
 }
 
-// stanzas reads paragraphs of "Field: value" lines.
+// stanzas reads paragraphs of "Field: value" lines. A value of several lines has
+// them all.
 func stanzas(f io.Reader, fn func(map[string]string)) error {
 	sc := bufio.NewScanner(f)
 	sc.Buffer(nil, 16<<20)
-	field := map[string]string{}
+	field, last := map[string]string{}, ""
 	for sc.Scan() {
 		line := sc.Text()
 		if line == "" {
@@ -179,8 +170,10 @@ func stanzas(f io.Reader, fn func(map[string]string)) error {
 			clear(field)
 			continue
 		}
-		if k, v, ok := strings.Cut(line, ":"); ok && line[0] != ' ' {
-			field[k] = strings.TrimSpace(v)
+		if line[0] == ' ' && last == "Conffiles" {
+			field[last] += line + "\n"
+		} else if k, v, ok := strings.Cut(line, ":"); ok && line[0] != ' ' {
+			field[k], last = strings.TrimSpace(v), k
 		}
 	}
 	if len(field) > 0 {
@@ -189,8 +182,8 @@ func stanzas(f io.Reader, fn func(map[string]string)) error {
 	return sc.Err()
 }
 
-// apk reads Alpine's database: P, V and A name a package, F a directory and R a
-// file in it.
+// apk reads Alpine's database: P, V and A name a package, F a directory, R a file in
+// it and Z the file's checksum.
 func (p *Packages) apk() error {
 	f, err := p.open("/lib/apk/db/installed")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -201,14 +194,14 @@ func (p *Packages) apk() error {
 	}
 	defer f.Close()
 	var k Package
-	dir, n := "", -1
+	dir, n, file := "", -1, ""
 	sc := bufio.NewScanner(f)
 	sc.Buffer(nil, 16<<20)
 	for sc.Scan() {
 		kind, v, _ := strings.Cut(sc.Text(), ":")
 		switch kind {
 		case "":
-			k, n = Package{}, -1
+			k, n, file = Package{}, -1, ""
 		case "P":
 			k.Name = v
 		case "V":
@@ -221,7 +214,13 @@ func (p *Packages) apk() error {
 			if n < 0 {
 				n = p.add("apk", "alpine", k)
 			}
-			p.owner[merged("/"+path.Join(dir, v))] = n
+			file = merged("/" + path.Join(dir, v))
+			p.owner[file] = n
+		case "Z":
+			if s, ok := apkSum(v); ok && file != "" {
+				s.conf = strings.HasPrefix(file, "/etc/") // what apk itself protects
+				p.sums[file] = s
+			}
 		}
 	}
 	return sc.Err()

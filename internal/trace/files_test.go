@@ -148,13 +148,17 @@ w.close()`,
 func TestNames(t *testing.T) {
 	engines(t, func(t *testing.T, e trace.Engine) {
 		r := run(t, e, `python3 - <<'E'
-import os
+import errno, os
 for top in ('/workspace', '/cache', '/tmp'):
     os.chdir(top)
     os.makedirs('a/b'); open('a/b/c', 'w').write('text'); os.rename('a/b/c', 'a/d'); os.link('a/d', 'a/e')
     os.rename('a', 'z'); os.mkfifo('z/p'); os.symlink('x', 'z/s'); os.remove('z/d')
-    fd = os.open('.', os.O_TMPFILE | os.O_RDWR); os.write(fd, b'unnamed')
-    os.link('/proc/self/fd/%d' % fd, 'named', src_dir_fd=fd, follow_symlinks=True); os.close(fd)
+    try:
+        fd = os.open('.', os.O_TMPFILE | os.O_RDWR); os.write(fd, b'unnamed')
+        os.link('/proc/self/fd/%d' % fd, 'named', src_dir_fd=fd, follow_symlinks=True); os.close(fd)
+    except OSError as e:
+        if e.errno != errno.EOPNOTSUPP or top == '/tmp': raise
+        print('only named files in', top)
     os.makedirs('gone/deep'); open('gone/deep/f', 'w').close(); os.remove('gone/deep/f'); os.rmdir('gone/deep'); os.rmdir('gone')
 os.chdir('/workspace'); os.link('old/file', 'old/more'); os.remove('old/file'); os.remove('old/more'); os.rmdir('old')
 E`, func(s *sandbox.Spec) { place(t, s, map[string]string{"old/file": "x"}) }).whole(t)
@@ -176,8 +180,12 @@ E`, func(s *sandbox.Spec) { place(t, s, map[string]string{"old/file": "x"}) }).w
 				r.has(t, want.kind, top+want.path, to, "")
 			}
 		}
-		// A file without a name that gets one is made, or linked from its descriptor.
+		// A file without a name that gets one is made, or linked from its descriptor. An
+		// overlay has none on older kernels (6.1).
 		for _, top := range []string{"/workspace", "/cache", "/tmp"} {
+			if strings.Contains(r.out, "only named files in "+top+"\n") {
+				continue
+			}
 			linked := func(ev build.Event) bool { return ev.Kind == build.EventLink && string(ev.To) == top+"/named" }
 			if r.pick(build.EventMake, top+"/named") == nil && !slices.ContainsFunc(r.events, linked) {
 				t.Errorf("%s/named has no event", top)

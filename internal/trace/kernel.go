@@ -25,16 +25,19 @@ import (
 // changes it; who opens it after that is told by a third group (readers) in
 // which nobody waits. On writable mounts (live) every open waits, so that the
 // version and the process are those of the open. Who lets go of a file that it
-// could only read is told by a fourth (leaving).
+// could write to is told by a fourth (written), of one that it could only read by
+// a fifth (leaving).
 //
 // What nobody waits for wakes nobody up: it is taken in heaps, when something
-// depends on it or after a while.
+// depends on it or after a while. Any open on a writable mount depends on what was
+// written before.
 type kernel struct {
 	r       *recorder
 	procs   *processes
 	sealed  *group
 	live    *group
 	readers *group
+	written *group
 	leaving *group
 	names   *names
 	wake    int // event descriptor: the end is near
@@ -62,11 +65,15 @@ type kernel struct {
 	swept   time.Time
 	// ended are processes that are gone while events of theirs may be queued, or
 	// wait for a hash: owed counts the latter
-	ended []happening
-	owed  map[int]int
+	ended   []happening
+	owed    map[int]int
+	garbage *heap
 	// buffer is for small files, whose hash is taken under mu
 	buffer []byte
 }
+
+// hashers are how many large files are hashed at a time.
+const hashers = 2
 
 // running is an exec whose arguments are still coming.
 type running struct {
@@ -84,7 +91,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 		return err
 	}
 	*k = kernel{
-		r: r, began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
+		r: r, garbage: newHeap(), began: time.Now(), devices: map[int]uint64{}, files: map[inode]*file{}, known: map[inode]*file{},
 		args: map[int]*running{}, buffer: make([]byte, small), owed: map[int]int{}, batches: map[*group][]fileEvent{}, wake: -1, room: -1,
 	}
 	defer func() {
@@ -98,7 +105,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	for _, g := range []struct {
 		at    **group
 		flags uint
-	}{{&k.sealed, unix.FAN_CLASS_CONTENT}, {&k.live, unix.FAN_CLASS_CONTENT}, {&k.readers, unix.FAN_CLASS_NOTIF}, {&k.leaving, unix.FAN_CLASS_NOTIF}} {
+	}{{&k.sealed, unix.FAN_CLASS_CONTENT}, {&k.live, unix.FAN_CLASS_CONTENT}, {&k.readers, unix.FAN_CLASS_NOTIF}, {&k.written, unix.FAN_CLASS_NOTIF}, {&k.leaving, unix.FAN_CLASS_NOTIF}} {
 		if *g.at, err = openGroup(g.flags); err != nil {
 			return err
 		}
@@ -106,9 +113,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 	if k.room, err = unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", s.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("holding the sandbox's mounts: %w", err)
 	}
-	if k.names, err = openNames(); err != nil {
-		return err
-	}
+	k.names = newNames()
 	if k.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("making an event descriptor: %w", err)
 	}
@@ -119,7 +124,7 @@ func (k *kernel) attach(s Subject, r *recorder) (err error) {
 		return err
 	}
 	k.more = sync.NewCond(&k.mu)
-	for range 2 {
+	for range hashers {
 		k.hands.Add(1)
 		go k.work()
 	}
@@ -157,7 +162,7 @@ func (k *kernel) mark(pid int) error {
 		if t := st.Mode & unix.S_IFMT; m.kind == "proc" || t != unix.S_IFDIR && t != unix.S_IFREG {
 			continue
 		}
-		marks := map[*group]uint64{k.live: unix.FAN_OPEN_PERM | unix.FAN_CLOSE_WRITE, k.leaving: unix.FAN_CLOSE_NOWRITE}
+		marks := map[*group]uint64{k.live: unix.FAN_OPEN_PERM, k.written: unix.FAN_CLOSE_WRITE, k.leaving: unix.FAN_CLOSE_NOWRITE}
 		if m.readOnly {
 			marks = map[*group]uint64{k.sealed: unix.FAN_OPEN_PERM, k.readers: unix.FAN_OPEN}
 		}
@@ -181,7 +186,7 @@ func (k *kernel) mark(pid int) error {
 }
 
 func (k *kernel) close() {
-	for _, g := range []*group{k.sealed, k.live, k.readers, k.leaving} {
+	for _, g := range []*group{k.sealed, k.live, k.readers, k.written, k.leaving} {
 		if g != nil {
 			unix.Close(g.fd)
 		}
@@ -207,25 +212,33 @@ func (k *kernel) run(finish <-chan struct{}) {
 		close(done)
 		unix.Write(k.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}()
+	alone(hashers)
+	waited := []*group{k.sealed, k.live}
 	polled := []unix.PollFd{
 		{Fd: int32(k.sealed.fd), Events: unix.POLLIN}, {Fd: int32(k.live.fd), Events: unix.POLLIN}, {Fd: int32(k.wake), Events: unix.POLLIN},
 	}
-	for ended := false; !ended; {
-		n, err := unix.Poll(polled, patience)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			k.r.fail("waiting for events: %v", err)
+	for ready := make([]*group, 0, len(waited)); polled[len(waited)].Revents == 0; ready = ready[:0] {
+		n, e := poll(polled, soon)
+		if n == 0 && e == 0 {
+			n, e = pollLong(polled, patience)
+		}
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 {
+			k.r.fail("waiting for events: %v", e)
 			return
 		}
-		select {
-		case <-done:
-			ended = true
-		default:
+		for i, g := range waited {
+			if polled[i].Revents != 0 {
+				ready = append(ready, g)
+			}
 		}
-		for k.turn(ended || n == 0 || time.Since(k.swept) > patience*time.Millisecond) {
-		}
+		k.turn(ready, n == 0 || time.Since(k.swept) > patience*time.Millisecond)
 	}
+	<-done
 	k.busy.Wait()
-	for k.turn(true) {
+	for k.turn(waited, true) {
 		k.busy.Wait()
 	}
 	k.mu.Lock()
@@ -237,8 +250,9 @@ func (k *kernel) run(finish <-chan struct{}) {
 	k.close()
 }
 
-// patience is how long events that nobody waits for may lie, in milliseconds.
-const patience = 100
+// patience is how long events that nobody waits for may lie, and soon after what
+// time without any the agent goes to sleep, in milliseconds.
+const patience, soon = 100, 5
 
 // settle is the end: what the kernel has not let go of, and what it lost.
 func (k *kernel) settle() {
@@ -262,13 +276,13 @@ func (k *kernel) settle() {
 	}
 }
 
-// turn takes what somebody waits for, and everything else too if sweep is set.
-// false: nothing was there.
-func (k *kernel) turn(sweep bool) bool {
+// turn takes a batch of each of the groups in which somebody waits, and everything
+// else too if sweep is set. false: nothing was there.
+func (k *kernel) turn(ready []*group, sweep bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	some := false
-	for _, g := range []*group{k.sealed, k.live} {
+	for _, g := range ready {
 		n, err := k.take(g)
 		if err != nil {
 			k.r.fail("%v", err)
@@ -289,6 +303,10 @@ func (k *kernel) take(g *group) (int, error) {
 		return 0, err
 	}
 	k.batches[g] = events
+	if g == k.live {
+		// What was written and let go of before these opens was queued before them.
+		k.drain(k.written)
+	}
 	// The processes that did this were born before: what is told now names them.
 	k.drainProcesses()
 	for _, e := range events {
@@ -301,34 +319,28 @@ func (k *kernel) take(g *group) (int, error) {
 // were known before can be told.
 func (k *kernel) sweep() (some bool) {
 	k.swept = time.Now()
+	k.garbage.tidy()
 	some = k.drainProcesses()
 	due := len(k.ended)
-	for _, g := range []*group{k.live, k.readers, k.leaving} {
-		for {
-			n, err := k.take(g)
-			if err != nil {
-				k.r.fail("%v", err)
-			}
-			if n == 0 {
-				break
-			}
-			some = true
-		}
+	for _, g := range []*group{k.live, k.written, k.readers, k.leaving} {
+		some = k.drain(g) || some
 	}
 	some = k.drainNames() || some
 	k.bury(due)
 	return some
 }
 
-// left takes what is told of readers that let go.
-func (k *kernel) left() {
+// drain takes everything that a group has.
+func (k *kernel) drain(g *group) (some bool) {
 	for {
-		if n, err := k.take(k.leaving); n == 0 {
-			if err != nil {
-				k.r.fail("%v", err)
-			}
-			return
+		n, err := k.take(g)
+		if err != nil {
+			k.r.fail("%v", err)
 		}
+		if n == 0 {
+			return some
+		}
+		some = true
 	}
 }
 
@@ -408,7 +420,7 @@ func (k *kernel) happened(h happening) {
 		} else {
 			k.r.fail("a program was executed whose content was not seen")
 		}
-		if run.want > chunk*chunks {
+		if run.want > large*chunks {
 			k.r.fail("%s got %d bytes of arguments", run.path, run.want)
 			return
 		}

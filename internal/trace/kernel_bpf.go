@@ -34,9 +34,12 @@ const (
 // A record: kind, tgid, time, then three words, then bytes of arguments. The
 // sizes are what the programs reserve.
 const (
-	ringHead  = 40
+	ringHead = 40
+	// Arguments are copied in large parts and the rest in small ones: the verifier
+	// walks through every turn of a loop, which took 20 ms for small ones alone.
+	large     = 64 << 10
 	chunk     = 4096
-	chunks    = 640 // of the arguments of one exec: more than the kernel takes (a quarter of the stack limit of 8 MiB)
+	chunks    = 40 // large ones in one exec: more than the kernel takes (a quarter of the stack limit of 8 MiB)
 	ringBytes = 16 << 20
 	most      = 1 << 15 // processes at a time: as many as the kernel has numbers for, unless it was told otherwise
 )
@@ -426,28 +429,42 @@ func (a *assembler) exec() asm.Instructions {
 			asm.StoreMem(asm.RFP, -40, asm.R1, asm.DWord), // whole parts so far
 			// The last part leaves the loop: two ways through the loop would
 			// double the verifier's work with every turn.
-			asm.JLE.Imm(asm.R8, chunk, "last").WithSymbol("more"),
+			asm.JLE.Imm(asm.R8, large, "rest").WithSymbol("more"),
 			asm.LoadMem(asm.R1, asm.RFP, -40, asm.DWord),
 			asm.JGE.Imm(asm.R1, chunks, "lost"),
 			asm.Add.Imm(asm.R1, 1),
 			asm.StoreMem(asm.RFP, -40, asm.R1, asm.DWord),
 		},
-		a.part(asm.Mov.Imm(asm.R2, chunk)),
+		a.part(large, asm.Mov.Imm(asm.R2, large)),
+		asm.Instructions{
+			asm.Add.Imm(asm.R7, large),
+			asm.Sub.Imm(asm.R8, large),
+			asm.Ja.Label("more"),
+			asm.Mov.Imm(asm.R1, 0).WithSymbol("rest"),
+			asm.StoreMem(asm.RFP, -40, asm.R1, asm.DWord),
+			asm.JLE.Imm(asm.R8, chunk, "last").WithSymbol("small"),
+			asm.LoadMem(asm.R1, asm.RFP, -40, asm.DWord),
+			asm.JGE.Imm(asm.R1, large/chunk, "lost"),
+			asm.Add.Imm(asm.R1, 1),
+			asm.StoreMem(asm.RFP, -40, asm.R1, asm.DWord),
+		},
+		a.part(chunk, asm.Mov.Imm(asm.R2, chunk)),
 		asm.Instructions{
 			asm.Add.Imm(asm.R7, chunk),
 			asm.Sub.Imm(asm.R8, chunk),
-			asm.Ja.Label("more"),
+			asm.Ja.Label("small"),
 			asm.JEq.Imm(asm.R8, 0, "out").WithSymbol("last"),
 		},
-		a.part(asm.Mov.Reg(asm.R2, asm.R8)),
+		a.part(chunk, asm.Mov.Reg(asm.R2, asm.R8)),
 		asm.Instructions{asm.Ja.Label("out")}, a.end(),
 	)
 }
 
-// part copies a part of the arguments from R7; size puts its length into R2.
-func (a *assembler) part(size asm.Instruction) asm.Instructions {
+// part copies a part of the arguments from R7, with room for so many bytes; size
+// puts its length into R2.
+func (a *assembler) part(room int32, size asm.Instruction) asm.Instructions {
 	return join(
-		a.reserve(ringArgs, ringHead+chunk),
+		a.reserve(ringArgs, ringHead+room),
 		asm.Instructions{
 			size,
 			asm.StoreMem(asm.R9, 16, asm.R2, asm.DWord),

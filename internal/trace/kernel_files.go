@@ -97,28 +97,31 @@ func (k *kernel) event(e fileEvent) {
 		k.owed[e.pid]++
 		return
 	}
-	k.look(e, f, identify(&st))
+	k.look(e, f, &st)
 }
 
 // look decides what an event needs: a hash, or what is known already.
-func (k *kernel) look(e fileEvent, f *file, id identity) {
+func (k *kernel) look(e fileEvent, f *file, st *unix.Stat_t) {
+	id := identify(st)
 	j := job{event: e, file: f, id: id}
 	switch {
 	case e.group == k.leaving:
 		f.leave(e.pid)
 		k.allow(e)
 		return
-	case e.group != k.live:
+	case e.group == k.sealed || e.group == k.readers:
 		if f.id == id && f.digest != (digest{}) {
-			k.r.opened(e.pid, f.path, id, f.digest.text())
+			if !k.r.knows(e.pid, id) {
+				k.r.opened(e.pid, f.path, id, f.digest.text())
+			}
 			k.allow(e)
 			return
 		}
 		if d, ok, try := k.digests.find(id); ok && !try {
-			k.hashed(j, d, nil)
+			k.hashed(j, d, st, nil)
 			return
 		}
-	case e.mask&unix.FAN_OPEN_PERM != 0:
+	case e.group == k.live:
 		if !k.opening(e, f, id, &j.how) {
 			return
 		}
@@ -132,7 +135,7 @@ func (k *kernel) look(e fileEvent, f *file, id identity) {
 // the opener included, and that is nearly all that has to be known.
 func (k *kernel) opening(e fileEvent, f *file, id identity, how *access) bool {
 	if len(f.readers) > 0 {
-		k.left() // who closed the file before this open is told already
+		k.drain(k.leaving) // who closed the file before this open is told already
 	}
 	if k.unwritten(e.fd) {
 		f.writers, f.suspects = 0, nil
@@ -198,7 +201,9 @@ func (k *kernel) unwritten(fd int) bool {
 
 // readFrom records a read on a writable mount and lets the opener go on.
 func (k *kernel) readFrom(e fileEvent, f *file) {
-	k.r.opened(e.pid, e.label(), f.id, f.digest.text())
+	if !k.r.knows(e.pid, f.id) {
+		k.r.opened(e.pid, e.label(), f.id, f.digest.text())
+	}
 	f.readers = append(f.readers, reader{pid: e.pid, digest: f.digest})
 	k.allow(e)
 }
@@ -214,8 +219,8 @@ func (k *kernel) allow(e fileEvent) {
 // hash hashes here, or hands a large file over.
 func (k *kernel) hash(j job) {
 	if j.id.size <= small {
-		d, err := sum(j.event.fd, k.buffer)
-		k.hashed(j, d, err)
+		d, st, err := sum(j.event.fd, j.id.size, k.buffer)
+		k.hashed(j, d, &st, err)
 		return
 	}
 	j.file.hashing = true
@@ -241,10 +246,10 @@ func (k *kernel) work() {
 		j := k.jobs[0]
 		k.jobs = k.jobs[1:]
 		k.mu.Unlock()
-		d, err := sum(j.event.fd, through)
+		d, st, err := sum(j.event.fd, j.id.size, through)
 		k.mu.Lock()
 		j.file.hashing = false
-		k.hashed(j, d, err)
+		k.hashed(j, d, &st, err)
 		k.paid(j.event.pid)
 		for len(j.file.waiting) > 0 && !j.file.hashing {
 			e := j.file.waiting[0]
@@ -263,27 +268,24 @@ func (k *kernel) paid(pid int) {
 	}
 }
 
-// hashed takes the content of a file: the event that asked for it goes on.
-func (k *kernel) hashed(j job, d digest, err error) {
+// hashed takes the content of a file, and what the file was after it was read: the
+// event that asked for it goes on.
+func (k *kernel) hashed(j job, d digest, st *unix.Stat_t, err error) {
 	f, e := j.file, j.event
-	var st unix.Stat_t
-	if err == nil {
-		err = unix.Fstat(e.fd, &st)
-	}
 	if err != nil {
 		k.r.fail("hashing %s: %v", e.name(), err)
 		k.allow(e)
 		return
 	}
-	id := identify(&st)
+	id := identify(st)
 	path := e.label()
 	changed := id != j.id // while it was read
 	f.id, f.digest, f.path = id, d, path
 	if st.Mode&0o111 != 0 {
-		k.remember(e, f, &st)
+		k.remember(e, f, st)
 	}
 	switch {
-	case e.group != k.live:
+	case e.group == k.sealed || e.group == k.readers:
 		if changed {
 			k.r.unstable(path, d.text())
 		} else {
@@ -292,7 +294,7 @@ func (k *kernel) hashed(j job, d digest, err error) {
 		k.r.opened(e.pid, path, j.id, d.text())
 		k.ignore(e, f)
 		k.allow(e)
-	case e.mask&unix.FAN_CLOSE_WRITE != 0:
+	case e.group == k.written:
 		k.drainNames() // the file's name comes first
 		k.wrote(e, f)
 	default:
@@ -399,8 +401,9 @@ func (k *kernel) kernelName(fd int, st *unix.Stat_t) (inode, error) {
 	return inode{dev: dev, ino: ino}, nil
 }
 
-// sum hashes an open file from its start, without moving its position.
-func sum(fd int, through []byte) (digest, error) {
+// sum hashes an open file from its start, without moving its position, and says
+// what it was when that was done; size is what it is expected to have.
+func sum(fd int, size int64, through []byte) (d digest, st unix.Stat_t, err error) {
 	h := sha256.New()
 	for at := int64(0); ; {
 		n, err := unix.Pread(fd, through, at)
@@ -409,10 +412,17 @@ func sum(fd int, through []byte) (digest, error) {
 			at += int64(n)
 		}
 		if err != nil {
-			return digest{}, err
+			return digest{}, st, err
 		}
-		if n == 0 {
-			return digest(h.Sum(nil)), nil
+		if n > 0 && at != size {
+			continue
+		}
+		if err := unix.Fstat(fd, &st); err != nil {
+			return digest{}, st, err
+		}
+		if n == 0 || st.Size == at { // else it grew
+			h.Sum(d[:0])
+			return d, st, nil
 		}
 	}
 }

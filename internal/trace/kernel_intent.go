@@ -14,31 +14,45 @@ import (
 
 // intent says what a process that waits in an open wants with the file: the flags
 // are in a register of its system call, which nobody else can change. Where it
-// can't be told, it may want everything.
+// can't be told, it may want everything. The event is told a moment before the
+// opener sleeps, and only then the register is shown.
 func intent(pid int) access {
+	const tries = 20
+	for range tries {
+		if a, asleep := intentNow(pid); asleep {
+			return a
+		}
+		unix.Poll(nil, 1)
+	}
+	return access{reads: true, writes: true}
+}
+
+// intentNow is false if no thread is seen in an open, and one is not asleep.
+func intentNow(pid int) (a access, asleep bool) {
 	anything := access{reads: true, writes: true}
 	dir := fmt.Sprintf("/proc/%d/task", pid)
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
-		return anything
+		return anything, true
 	}
-	found, flags := 0, 0
+	found, flags, awake := 0, 0, false
 	for _, t := range tasks {
 		b, err := os.ReadFile(dir + "/" + t.Name() + "/syscall")
 		if err != nil {
-			return anything
+			return anything, true
 		}
+		awake = awake || strings.HasPrefix(string(b), "running")
 		if f, opens, known := openFlags(string(b)); opens && !known {
-			return anything
+			return anything, true
 		} else if opens {
 			found, flags = found+1, f
 		}
 	}
 	if found != 1 {
-		return anything
+		return anything, found > 1 || !awake
 	}
 	mode := flags & unix.O_ACCMODE
-	return access{reads: mode != unix.O_WRONLY && flags&unix.O_TRUNC == 0, writes: mode != unix.O_RDONLY || flags&unix.O_TRUNC != 0}
+	return access{reads: mode != unix.O_WRONLY && flags&unix.O_TRUNC == 0, writes: mode != unix.O_RDONLY || flags&unix.O_TRUNC != 0}, true
 }
 
 // openFlags reads a line of /proc/PID/syscall: the number and the arguments of

@@ -23,9 +23,12 @@ import (
 // names follows the names on the file systems that a sandbox may write to. The
 // kernel tells a directory by its handle; from the events alone, in their order,
 // names knows what each directory was called when something happened in it.
+//
+// Each file system has a fanotify group of its own: events name their file system
+// by what statfs says, and before Linux 6.6 an overlay says what the file system
+// of its upper directory does, so that two overlays there have one name.
 type names struct {
-	group   *group
-	systems map[[8]byte]*nameSystem
+	systems map[systemID]*nameSystem
 	dirs    map[handle]*directory
 	// called is the last name of each file that was made or moved, by a hash of its
 	// handle: it gives a label and nothing else.
@@ -36,8 +39,12 @@ type names struct {
 	lost map[handle][]nameEvent
 }
 
+// systemID is what we call a file system: its device number.
+type systemID [8]byte
+
 // nameSystem is one file system.
 type nameSystem struct {
+	group *group
 	root  int // descriptor of its top directory
 	fresh bool
 	path  string
@@ -92,52 +99,56 @@ type nameEvent struct {
 
 const nameMask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_RENAME | unix.FAN_ONDIR
 
-func openNames() (*names, error) {
-	g, err := openGroup(unix.FAN_CLASS_NOTIF | unix.FAN_REPORT_FID | unix.FAN_REPORT_DFID_NAME | unix.FAN_REPORT_TARGET_FID)
-	if err != nil {
-		return nil, err
-	}
-	g.buf = make([]byte, 64<<10)
-	return &names{group: g, systems: map[[8]byte]*nameSystem{}, dirs: map[handle]*directory{}, called: map[uint64]place{}, seed: maphash.MakeSeed(), lost: map[handle][]nameEvent{}}, nil
+func newNames() *names {
+	return &names{systems: map[systemID]*nameSystem{}, dirs: map[handle]*directory{}, called: map[uint64]place{}, seed: maphash.MakeSeed(), lost: map[handle][]nameEvent{}}
 }
 
 func (n *names) close() {
 	for _, s := range n.systems {
 		unix.Close(s.root)
+		unix.Close(s.group.fd)
 	}
-	unix.Close(n.group.fd)
 }
 
 // mark follows the file system at a path of ours, which is seen inside as m.path.
 func (n *names) mark(at string, m mounted) error {
+	var id systemID
+	binary.NativeEndian.PutUint64(id[:], m.dev)
+	if _, twice := n.systems[id]; twice {
+		return nil
+	}
 	fd, err := unix.Open(at, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", m.path, err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
+	g, err := openGroup(unix.FAN_CLASS_NOTIF | unix.FAN_REPORT_FID | unix.FAN_REPORT_DFID_NAME | unix.FAN_REPORT_TARGET_FID)
+	if err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("finding the file system of %s: %w", m.path, err)
+		return err
 	}
-	var id [8]byte
-	binary.NativeEndian.PutUint32(id[:], uint32(st.Fsid.Val[0]))
-	binary.NativeEndian.PutUint32(id[4:], uint32(st.Fsid.Val[1]))
-	if _, twice := n.systems[id]; twice {
-		unix.Close(fd)
-		return nil
-	}
-	n.systems[id] = &nameSystem{root: fd, path: m.path, fresh: m.kind == "tmpfs"}
-	if err := unix.FanotifyMark(n.group.fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, nameMask, fd, "."); err != nil {
+	g.buf = make([]byte, 64<<10)
+	n.systems[id] = &nameSystem{group: g, root: fd, path: m.path, fresh: m.kind == "tmpfs"}
+	if err := unix.FanotifyMark(g.fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, nameMask, fd, "."); err != nil {
 		return fmt.Errorf("following the names of %s: %w", m.path, err)
 	}
 	return n.walk(fd, id, m.id, &directory{path: m.path})
 }
 
+// elsewhere reports whether a file is surely not on a mount.
+func elsewhere(fd, mount int) bool {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st)
+	return err == nil && st.Mask&unix.STATX_MNT_ID != 0 && st.Mnt_id != uint64(mount) //nolint:gosec // the kernel numbers mounts from one
+}
+
 // walk learns the directories that are there already: what is done in one can be
 // told too late to ask for its name, and an overlay does not say which directory
 // it removed.
-func (n *names) walk(fd int, system [8]byte, mount int, d *directory) error {
+func (n *names) walk(fd int, system systemID, mount int, d *directory) error {
 	h, on, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if errors.Is(err, unix.EOPNOTSUPP) && elsewhere(fd, mount) {
+		return nil // such as /proc in a root that can be written to
+	}
 	if err != nil {
 		return fmt.Errorf("naming %s: %w", d.text(), err)
 	}
@@ -173,26 +184,29 @@ func (n *names) walk(fd int, system [8]byte, mount int, d *directory) error {
 	return nil
 }
 
-func newHandle(system [8]byte, kind int32, b []byte) handle {
+func newHandle(system systemID, kind int32, b []byte) handle {
 	head := append(system[:], 0, 0, 0, 0)
 	binary.NativeEndian.PutUint32(head[8:], uint32(kind))
 	return handle(append(head, b...))
 }
 
-// read takes what is queued.
+// read takes what is queued for one file system.
 func (n *names) read() ([]nameEvent, error) {
-	size, err := unix.Read(n.group.fd, n.group.buf)
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-		return nil, nil
+	for id, s := range n.systems {
+		size, err := unix.Read(s.group.fd, s.group.buf)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading events of names: %w", err)
+		}
+		return parseNames(s.group.buf[:size], id)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading events of names: %w", err)
-	}
-	return parseNames(n.group.buf[:size])
+	return nil, nil
 }
 
-// parseNames reads events as fanotify(7) describes them.
-func parseNames(b []byte) ([]nameEvent, error) {
+// parseNames reads events as fanotify(7) describes them, of one file system.
+func parseNames(b []byte, system systemID) ([]nameEvent, error) {
 	order := binary.NativeEndian
 	var out []nameEvent
 	for len(b) > 0 {
@@ -204,7 +218,7 @@ func parseNames(b []byte) ([]nameEvent, error) {
 			return nil, errors.New("reading events of names: the kernel speaks of them in another form")
 		}
 		e := nameEvent{mask: order.Uint64(b[8:]), pid: int(int32(order.Uint32(b[20:])))}
-		if err := e.parse(b[head:length]); err != nil {
+		if err := e.parse(b[head:length], system); err != nil {
 			return nil, err
 		}
 		out = append(out, e)
@@ -214,7 +228,7 @@ func parseNames(b []byte) ([]nameEvent, error) {
 }
 
 // parse reads the records behind an event.
-func (e *nameEvent) parse(b []byte) error {
+func (e *nameEvent) parse(b []byte, system systemID) error {
 	order := binary.NativeEndian
 	for len(b) > 0 {
 		if len(b) < 4 {
@@ -233,7 +247,7 @@ func (e *nameEvent) parse(b []byte) error {
 		if size > len(r)-16 {
 			return errors.New("reading events of names: a handle of a wrong length")
 		}
-		h := newHandle([8]byte(r[:8]), int32(order.Uint32(r[12:])), r[16:16+size])
+		h := newHandle(system, int32(order.Uint32(r[12:])), r[16:16+size])
 		name, _, _ := bytes.Cut(r[16+size:], []byte{0})
 		switch kind {
 		case unix.FAN_EVENT_INFO_TYPE_FID:
@@ -272,7 +286,7 @@ func (n *names) find(h handle) *directory {
 }
 
 func (n *names) open(h handle) (int, error) {
-	s := n.systems[[8]byte([]byte(h[:8]))]
+	s := n.systems[systemID([]byte(h[:8]))]
 	if s == nil {
 		return -1, unix.ESTALE
 	}
@@ -390,7 +404,7 @@ func (k *kernel) linked(e nameEvent, dir bool, label string) string {
 	if before, known := n.called[n.key(e.child)]; known {
 		return path.Join(before.dir.text(), before.name)
 	}
-	s := n.systems[[8]byte([]byte(e.at.dir[:8]))]
+	s := n.systems[systemID([]byte(e.at.dir[:8]))]
 	if s == nil || s.fresh {
 		return "" // nothing was there before the trace
 	}

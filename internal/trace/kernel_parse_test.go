@@ -36,7 +36,7 @@ func FuzzReadMounts(f *testing.F) {
 
 func FuzzParseNames(f *testing.F) {
 	f.Add([]byte{24, 0, 0, 0, 3, 0, 24, 0})
-	f.Fuzz(func(t *testing.T, b []byte) { parseNames(b) })
+	f.Fuzz(func(t *testing.T, b []byte) { parseNames(b, systemID{}) })
 }
 
 func TestOpenFlags(t *testing.T) {

@@ -38,9 +38,7 @@ type tracer struct {
 	writing writers
 	readers readers
 
-	seen  bool // the program has begun
-	stops int
-	heap  uint64 // bytes after the last collection
+	seen bool // the program has begun
 
 	path []byte // scratch of the loop
 	link []byte
@@ -154,8 +152,9 @@ func (t *tracer) seize() error {
 // run handles stops until no process is left. All of them end before the control
 // plane says that the step is over.
 func (t *tracer) run(finish <-chan struct{}) {
-	alone()
-	for {
+	alone(1)
+	garbage := newHeap()
+	for stops := 1; ; stops++ {
 		var ws unix.WaitStatus
 		tid, err := t.next(&ws)
 		if errors.Is(err, unix.ECHILD) {
@@ -170,7 +169,9 @@ func (t *tracer) run(finish <-chan struct{}) {
 			continue
 		}
 		t.stopped(tid, ws)
-		t.rest()
+		if stops%(1<<12) == 0 {
+			garbage.tidy()
+		}
 	}
 	t.drain()
 	t.settleAll()

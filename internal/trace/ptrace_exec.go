@@ -138,6 +138,11 @@ func (t *tracer) askedFor(th *thread, name string, program identity) (script boo
 	if strings.HasPrefix(name, "/dev/fd/") {
 		return false, nil // by descriptor: it was opened, and recorded, before
 	}
+	if name == "/proc/self/exe" || name == "/proc/thread-self/exe" {
+		// What it was before, which the kernel ran and which is therefore no script: it
+		// still is that. By this name we would ask for our own.
+		return false, nil
+	}
 	if !strings.HasPrefix(name, "/") {
 		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", th.tid))
 		if err != nil {

@@ -5,9 +5,6 @@ package trace
 
 import (
 	"bytes"
-	"runtime"
-	"runtime/debug"
-	"runtime/metrics"
 	"strconv"
 	"unsafe"
 
@@ -52,9 +49,7 @@ func ptraceResume(how, tid int, signal unix.Signal) unix.Errno {
 }
 
 // waitFor waits for any stop or end. The scheduler does not know that it blocks:
-// each time that it had to take the thread's place away and give it back it would
-// cost more than the stop (a quarter of all the tracer's work, measured). So
-// nobody else may wait for this thread to come to a rest meanwhile: see rest.
+// see alone.
 func waitFor(ws *unix.WaitStatus, flags uintptr) (int, error) {
 	var status uint32
 	for {
@@ -73,28 +68,6 @@ func waitFor(ws *unix.WaitStatus, flags uintptr) (int, error) {
 func exists(pid int) bool {
 	_, _, e := unix.RawSyscall(unix.SYS_KILL, uintptr(pid), 0, 0)
 	return e != unix.ESRCH
-}
-
-// alone makes the tracer's thread one that the others never wait for: they have
-// a place of their own, and the garbage collector, which stops all, runs only
-// when this thread asks for it.
-func alone() {
-	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
-	debug.SetGCPercent(-1)
-}
-
-// rest collects garbage once there is some.
-func (t *tracer) rest() {
-	const often, much = 1 << 12, 64 << 20 // stops, bytes
-	if t.stops++; t.stops%often != 0 {
-		return
-	}
-	heap := [1]metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-	if metrics.Read(heap[:]); heap[0].Value.Kind() == metrics.KindUint64 && heap[0].Value.Uint64() > t.heap+much {
-		runtime.GC()
-		metrics.Read(heap[:])
-		t.heap = heap[0].Value.Uint64()
-	}
 }
 
 // sameGroup reports whether a thread belongs to a process.

@@ -52,6 +52,7 @@ type recorder struct {
 	hidden       []Hidden // in arguments
 	secret       []Hidden // of them, what is hidden everywhere
 	room         int64    // bytes that the log may still get
+	line         []byte   // scratch of add
 }
 
 // maxLog bounds an event log: what a build does must fill neither the disk nor
@@ -74,26 +75,25 @@ func (r *recorder) add(e build.Event) {
 	if r.room == 0 {
 		return // it has failed
 	}
-	for _, text := range []*build.Raw{&e.Path, &e.To, &e.Address} {
-		*text = build.Raw(Hide(string(*text), r.secret))
+	if len(r.secret) > 0 {
+		for _, text := range []*build.Raw{&e.Path, &e.To, &e.Address} {
+			*text = build.Raw(Hide(string(*text), r.secret))
+		}
 	}
 	for i, a := range e.Args {
 		e.Args[i] = build.Raw(Hide(string(a), r.hidden))
 	}
 	e.Seq, e.Time = r.seq+1, time.Since(r.began).Nanoseconds()
-	b, err := e.Encode()
-	if err == nil && int64(len(b)) > r.room {
+	r.line = e.Append(r.line[:0])
+	if int64(len(r.line)) > r.room {
 		r.room = 0
 		r.failed("the event log is larger than %d bytes", maxLog)
 		return
 	}
 	r.seq++
-	r.room -= int64(len(b))
-	if err == nil {
-		r.hash.Write(b)
-		_, err = r.out.Write(b)
-	}
-	if err != nil {
+	r.room -= int64(len(r.line))
+	r.hash.Write(r.line)
+	if _, err := r.out.Write(r.line); err != nil {
 		r.failed("writing the event log: %v", err)
 	}
 }

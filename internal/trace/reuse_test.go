@@ -36,7 +36,7 @@ func TestReusedInode(t *testing.T) {
 				Argv: []string{"sh", "-ec", "i=0; while [ $i -lt 40 ]; do cp /usr/bin/true conftest; ./conftest; cat conftest >/dev/null; rm conftest; cp /usr/bin/false conftest; cat conftest >o; exec 3<o; rm conftest o; i=$((i+1)); done"},
 				Dir:  "/workspace", Env: []string{"PATH=" + sandbox.Path()}, Stdout: &out, Stderr: &out,
 				Workspace: &sandbox.Workspace{Lower: openDir(t), Scratch: filepath.Join(dir, "scratch"), Target: "/workspace"},
-				Limits:    sandbox.Limits{Wall: 2 * time.Minute, Disk: 256 << 20},
+				Limits:    sandbox.Limits{Wall: 10 * time.Minute, Disk: 256 << 20},
 				Trace:     &sandbox.Trace{Engine: engine, Log: log},
 			})
 			if err != nil || rep.ExitCode != 0 || !rep.Trace.Whole() {

@@ -135,7 +135,7 @@ func Start(s Subject) (*Agent, error) {
 	opened = []*os.File{subjectR, messagesW, noticesR, subjectW}
 	a := &Agent{
 		cmd: &exec.Cmd{
-			Path: "/proc/self/exe", Args: []string{Alias}, Env: []string{QuickStart}, Dir: "/", Stderr: os.Stderr,
+			Path: "/proc/self/exe", Args: []string{Alias}, Env: append(environment(), QuickStart), Dir: "/", Stderr: os.Stderr,
 			ExtraFiles:  []*os.File{subjectR, messagesW, noticesR},
 			SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 		},

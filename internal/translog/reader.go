@@ -77,6 +77,19 @@ func (r *Reader) head(ctx context.Context) (Head, []byte, error) {
 	return Head{Origin: cp.Origin, Size: cp.Size, Root: cp.Hash}, raw, nil
 }
 
+// Size is that of the newest checkpoint, whose signature verifies. One that is
+// smaller than a size that was seen before is an error.
+func (r *Reader) Size(ctx context.Context, known uint64) (uint64, error) {
+	h, _, err := r.head(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if h.Size < known {
+		return 0, hallmark.Coded(hallmark.KindDenied, hallmark.CodeLogTruncated, "the log of %s has %d entries, and had %d", r.origin, h.Size, known)
+	}
+	return h.Size, nil
+}
+
 // Entries calls fn for every entry below size, in order.
 func (r *Reader) Entries(ctx context.Context, size uint64, fn func(index uint64, body []byte) error) error {
 	return r.entries(ctx, 0, size, fn)

@@ -197,7 +197,7 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 
 // maxHeld is how many bytes of objects a worker holds at a time, or one object:
 // memory does not grow with their number.
-const maxHeld = 64 << 20
+const maxHeld = 256 << 20
 
 // budget bounds what is held; one object passes whatever its size, alone.
 type budget struct {

@@ -85,7 +85,7 @@ func (c contract) run(t *testing.T, dir, script string, change func(*sandbox.Spe
 	log := filepath.Join(t.TempDir(), "events")
 	spec := sandbox.Spec{
 		Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + sandbox.Path()}, Dir: "/tmp", Stdout: &out, Stderr: &out,
-		Limits: sandbox.Limits{Wall: 2 * time.Minute, Disk: 256 << 20},
+		Limits: sandbox.Limits{Wall: 10 * time.Minute, Disk: 256 << 20},
 		Trace:  &sandbox.Trace{Engine: c.engine, Log: log},
 	}
 	if dir != "" {

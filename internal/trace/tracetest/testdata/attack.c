@@ -46,6 +46,8 @@ static void ways(void) {
 	show("symlink", open("tosymlink", O_RDONLY));
 #ifdef SYS_open
 	show("open", syscall(SYS_open, "open", O_RDONLY));
+#else // an architecture without the older call
+	show("open", open("open", O_RDONLY));
 #endif
 	int q = open("reopen", O_PATH);
 	char name[64];

@@ -1,0 +1,81 @@
+// SPDX-FileCopyrightText: The Hallmark Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"slices"
+
+	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/policy"
+	"github.com/hallmark-sc/hallmark/intoto"
+)
+
+// GateParts are what a drill puts in the place of parts of the gates. Only code
+// that is linked in can set them: no flag, variable or file leads here. The zero
+// value is every control in place.
+type GateParts struct {
+	// Ignores reports that a reason against something counts for nothing.
+	Ignores func(hallmark.Reason) bool
+	// ChangeID says what an approval is bound to.
+	ChangeID func(repository, target, revision string) string
+	// Document reads the policy without verifying it.
+	Document func() ([]byte, error)
+}
+
+func (p GateParts) ignores(r hallmark.Reason) bool { return p.Ignores != nil && p.Ignores(r) }
+
+// heed keeps the reasons that count.
+func (p GateParts) heed(reasons []hallmark.Reason) []hallmark.Reason {
+	return slices.DeleteFunc(reasons, p.ignores)
+}
+
+func (p GateParts) changeID(repository, target, revision string) string {
+	if p.ChangeID != nil {
+		return p.ChangeID(repository, target, revision)
+	}
+	return intoto.ChangeID(repository, target, revision)
+}
+
+// document replaces the policy's document where a drill took its verification away.
+func (p GateParts) document(h *Home) error {
+	if p.Document == nil {
+		return nil
+	}
+	b, err := p.Document()
+	if err != nil {
+		return err
+	}
+	h.document, err = policy.ParseDocument(b)
+	return err
+}
+
+// RefusedUpdates are the logged refusals of a reference of a repository, each
+// verified, oldest first.
+func RefusedUpdates(ctx context.Context, home, name, ref string) ([]intoto.RefTransition, error) {
+	h, err := readHome(home)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	uri := h.repositoryURI(name)
+	rows, err := h.stores.index.Statements(ctx, "sha256:"+intoto.SubjectOfRefusal(uri, ref).Digest["sha256"])
+	if err != nil {
+		return nil, err
+	}
+	var out []intoto.RefTransition
+	for _, row := range rows {
+		if row.Predicate != intoto.PredicateTransition {
+			continue
+		}
+		t, err := h.readTransition(ctx, row.Bundle)
+		if err != nil {
+			return nil, err
+		}
+		if t.Repository == uri && t.Ref == ref && t.Effect != hallmark.Allow {
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
