@@ -283,7 +283,7 @@ func (b *bench) compare(ours, plain string) error {
 		}
 		ref := "refs/heads/work"
 		if b.create {
-			ref = fmt.Sprintf("refs/heads/new/%d", i)
+			ref = fmt.Sprintf("refs/heads/new/r%d", i+1)
 		}
 		order := []string{ours, plain}
 		if i%2 == 0 {
