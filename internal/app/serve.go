@@ -288,6 +288,16 @@ func (s *sharedSigner) sign(ctx context.Context, who sign.Identity, st intoto.St
 	return b, nil
 }
 
+// warm opens the log for who will sign in a moment, and holds it no longer than any
+// other. That it can't be opened is told to who signs.
+func (s *sharedSigner) warm(ctx context.Context) {
+	signer := s.take()
+	go func() {
+		defer s.give()
+		_ = signer.open(context.WithoutCancel(ctx))
+	}()
+}
+
 func (s *sharedSigner) take() *logSigner {
 	s.mu.Lock()
 	defer s.mu.Unlock()

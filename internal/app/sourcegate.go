@@ -143,6 +143,7 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
+	g.s.signer.warm(ctx) // whatever is decided is signed
 	var reasons []hallmark.Reason
 	return gate.Consider(ctx, gate.Steps{
 		Authenticate: func(context.Context) (hallmark.Principal, error) { return p.Caller.Principal, nil },
