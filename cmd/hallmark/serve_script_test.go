@@ -5,7 +5,11 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,10 +26,10 @@ var running sync.Map
 
 // serve starts a server on a free port and sets URL, HOST and GIT_SSL_CAINFO;
 // serve stop ends it and wants exit code 0, serve kill kills it. What it wrote
-// is in serve.log.
+// is in serve.log. Other arguments are flags of the server's.
 func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	work := ts.Getenv("WORK")
-	if len(args) == 1 {
+	if len(args) == 1 && (args[0] == "stop" || args[0] == "kill") {
 		v, ok := running.LoadAndDelete(work)
 		if !ok {
 			ts.Fatalf("no server runs")
@@ -44,7 +48,7 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	self, err := exec.LookPath(filepath.Join(firstDir(ts.Getenv("PATH")), "hallmark"))
 	ts.Check(err)
-	cmd := exec.Command(self, "serve", "--listen", "127.0.0.1:0")
+	cmd := exec.Command(self, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
 	cmd.Dir = work
 	for _, name := range []string{"PATH", "HALLMARK_HOME", "HOME", "TMPDIR", "XDG_STATE_HOME", "WORK"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
@@ -76,6 +80,24 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	b, _ := os.ReadFile(filepath.Join(work, "serve.log"))
 	ts.Fatalf("the server did not start: %s", b)
+}
+
+// get PATH FILE writes what the server answers; its status goes before.
+func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
+	pem, err := os.ReadFile(ts.Getenv("GIT_SSL_CAINFO"))
+	ts.Check(err)
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		ts.Fatalf("no authority")
+	}
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+	defer client.CloseIdleConnections()
+	answer, err := client.Get(ts.Getenv("URL") + args[0])
+	ts.Check(err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), append([]byte(answer.Status+"\n"), body...), 0o600))
 }
 
 // index STATEMENT... changes the home's index as somebody does who can write to it;

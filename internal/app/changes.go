@@ -4,7 +4,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -116,11 +115,7 @@ func (s *Server) objects(ctx context.Context, c change) (in *gitcli.Incoming, do
 	if in, err = gitcli.NewIncoming(dir, quarantine); err != nil {
 		return nil, nil, err
 	}
-	pack, err := s.home.stores.blobs.Get(ctx, c.pack)
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading the pack of %s: %w", c.ID, err)
-	}
-	return in, done, in.Unpack(ctx, bytes.NewReader(pack))
+	return in, done, s.unpack(ctx, c, in)
 }
 
 // standing is how a change stands: what it would do, who had a part in it, who
@@ -159,7 +154,7 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 	if err != nil {
 		return st, err
 	}
-	if last.New != base && !(last.New == "" && strings.Trim(base, "0") == "") {
+	if !at(last, base) {
 		add(hallmark.CodeRefOutsideLog, "", "hallmark source verify shows what differs", "%s is at %s, and the log says %s", c.Target, base, orNone(last.New))
 	}
 	if strings.Trim(base, "0") == "" {
@@ -441,6 +436,12 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	defer func() { done() }()
 	var st standing
 	var held *gitcli.Held
+	var unlock func()
+	defer func() {
+		if unlock != nil {
+			unlock()
+		}
+	}()
 	var logged hallmark.Digest
 	t := intoto.RefTransition{Repository: c.Repository, Ref: c.Target, New: c.Revision, Actor: who.Principal, On: now(), Policy: r.policy}
 	g := &sourceGate{s}
@@ -487,7 +488,23 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			if hallmark.KindOf(err) == hallmark.KindDenied && err != nil {
 				return gate.Denied(hallmark.Reason{Code: hallmark.CodeOf(err), Check: "source", Message: err.Error(), Fix: hallmark.HintOf(err)}), nil
 			}
-			return hallmark.Decision{Effect: hallmark.Allow}, err
+			if err != nil {
+				return hallmark.Decision{}, err
+			}
+			if unlock, err = s.locks.lock(ctx, c.name, c.Target); err != nil {
+				return hallmark.Decision{}, err
+			}
+			// git's lock says that the reference is where it was judged; what the log
+			// says may have changed in between.
+			last, err := s.home.lastTransition(ctx, c.Repository, c.Target)
+			if err != nil {
+				return hallmark.Decision{}, err
+			}
+			if !at(last, st.Base) {
+				return gate.Denied(hallmark.Reason{Code: hallmark.CodeRefBusy, Check: "source", Message: c.Target + " moved since the change was judged", Fix: "try again"}), nil
+			}
+			t.Previous = last.Statement
+			return hallmark.Decision{Effect: hallmark.Allow}, nil
 		},
 		Log: func(ctx context.Context, d hallmark.Decision) error {
 			t.Effect, t.Reasons = d.Effect, d.Reasons
@@ -527,11 +544,16 @@ func (s *Server) store(ctx context.Context, c change) error {
 	if err != nil {
 		return err
 	}
-	pack, err := s.home.stores.blobs.Get(ctx, c.pack)
+	return s.unpack(ctx, c, into)
+}
+
+func (s *Server) unpack(ctx context.Context, c change, into *gitcli.Incoming) error {
+	pack, err := s.home.stores.blobs.Open(ctx, c.pack)
 	if err != nil {
 		return fmt.Errorf("reading the pack of %s: %w", c.ID, err)
 	}
-	return into.Unpack(ctx, bytes.NewReader(pack))
+	defer pack.Close()
+	return into.Unpack(ctx, pack)
 }
 
 // requiredChecks wants each check that the rule names to have passed for exactly

@@ -221,7 +221,11 @@ func (i *importing) judge(ctx context.Context, in *gitcli.Incoming, work string)
 	}
 	i.checks = append(i.checks, rec)
 	if rec.Outcome != hallmark.Pass {
-		i.reasons = append(i.reasons, pushedSecrets(rec, found)...)
+		places, err := placesOf(ctx, in, facts, found)
+		if err != nil {
+			return err
+		}
+		i.reasons = append(i.reasons, pushedSecrets(rec, found, places)...)
 	}
 	return nil
 }

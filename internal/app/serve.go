@@ -19,9 +19,11 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
+	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
@@ -47,11 +49,13 @@ type Server struct {
 	git    *gitgate.Server
 	tool   hallmark.Tool
 	room   *room
-	key    []byte // of fingerprints
+	spare  *spareWorker // for the secrets of pushes
+	key    []byte       // of fingerprints
 	work   string
 	parts  GateParts
 
 	counters counters
+	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
 
@@ -96,6 +100,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
+	s.spare.prepare()
 	url := "https://" + l.Addr().String()
 	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin())
 	if cfg.Ready != nil {
@@ -131,7 +136,13 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 		}
 		s.signer.end()
+		if s.spare != nil {
+			s.spare.close()
+		}
 		if lock != nil {
+			if err := durable.RemoveTree(s.work); err != nil {
+				cfg.Log.Warn("the work directory of the server stays", "error", err.Error())
+			}
 			lock.Close()
 		}
 		h.Close()
@@ -160,6 +171,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		s.room = &room{box: box, hostID: sandbox.HostID(), work: s.work, params: h.params}
+		s.spare = &spareWorker{room: s.room, args: []string{secrets.JobName}, log: cfg.Log}
 		if s.spool, err = openSpool(h.Spool(), s.sealFetches); err != nil {
 			return err
 		}
@@ -274,6 +286,16 @@ func (s *sharedSigner) sign(ctx context.Context, who sign.Identity, st intoto.St
 		return b, fmt.Errorf("signing: %w", err)
 	}
 	return b, nil
+}
+
+// warm opens the log for who will sign in a moment, and holds it no longer than any
+// other. That it can't be opened is told to who signs.
+func (s *sharedSigner) warm(ctx context.Context) {
+	signer := s.take()
+	go func() {
+		defer s.give()
+		_ = signer.open(context.WithoutCancel(ctx))
+	}()
 }
 
 func (s *sharedSigner) take() *logSigner {

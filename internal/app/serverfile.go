@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	_ "embed" // of the schema
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,6 +58,12 @@ func DefaultServerFile() ServerFile {
 	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Limits: ServerLimit{Push: "1GiB"}, maximum: 1 << 30}
 }
 
+//go:embed serve.schema.json
+var serverSchema []byte
+
+// ServerSchema is the JSON Schema (draft 2020-12) of a server's configuration.
+func ServerSchema() []byte { return bytes.Clone(serverSchema) }
+
 // ReadServerFile reads a configuration strictly; errors name file and line.
 func ReadServerFile(path string) (ServerFile, error) {
 	f := DefaultServerFile()
@@ -62,36 +71,69 @@ func ReadServerFile(path string) (ServerFile, error) {
 	if err != nil {
 		return f, hallmark.Errorf(hallmark.KindInvalid, "reading the configuration: %w", err)
 	}
+	const hint = "hallmark schema serve prints what there is"
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
-	if err := dec.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
-		return f, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "%s: %s", path, strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n  ", "")), "hallmark schema serve prints what there is")
+	if err = dec.Decode(&f); err == nil {
+		if err = dec.Decode(new(yaml.Node)); err == nil {
+			err = errors.New("want one document")
+		}
 	}
-	return f, f.Check(path)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return f, hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "%s: %s", path, yamlText.Replace(err.Error())), hint)
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(b, &root); err != nil {
+		return f, hallmark.Errorf(hallmark.KindInvalid, "%s: %w", path, err)
+	}
+	return f, hallmark.WithHint(f.check(func(field string) string {
+		return fmt.Sprintf("%s: line %d: %s", path, lineOf(&root, strings.Split(field, ".")), field)
+	}), hint)
+}
+
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "")
+
+// lineOf is where a field stands, or what it would stand in.
+func lineOf(n *yaml.Node, field []string) int {
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		return lineOf(n.Content[0], field)
+	}
+	if n.Kind == yaml.MappingNode && len(field) > 0 {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == field[0] {
+				return lineOf(n.Content[i+1], field[1:])
+			}
+		}
+	}
+	return max(n.Line, 1)
 }
 
 // Check reports what is wrong with a configuration, by its field.
 func (f *ServerFile) Check(name string) error {
-	bad := func(format string, args ...any) error {
-		return hallmark.Errorf(hallmark.KindInvalid, name+": "+format, args...)
+	return f.check(func(field string) string { return name + ": " + field })
+}
+
+func (f *ServerFile) check(where func(field string) string) error {
+	bad := func(field, format string, args ...any) error {
+		return hallmark.Errorf(hallmark.KindInvalid, "%s: %s", where(field), fmt.Sprintf(format, args...))
 	}
 	if host, port, err := net.SplitHostPort(f.Listen); err != nil || host == "" || port == "" {
-		return bad("listen: %.80q: want ADDRESS:PORT", f.Listen)
+		return bad("listen", "%.80q: want ADDRESS:PORT", f.Listen)
 	}
-	if len(f.Names) == 0 {
-		return bad("names: want the names that clients use")
+	if len(f.Names) == 0 || slices.Contains(f.Names, "") {
+		return bad("names", "want the names that clients use")
 	}
 	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
-		return bad("tls: want certificate and key, or neither")
+		return bad("tls", "want certificate and key, or neither")
 	}
 	for suffix, unit := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
-		var n int64
-		if _, err := fmt.Sscanf(f.Limits.Push, "%d"+suffix, &n); err == nil && n > 0 && n < 1<<20 && fmt.Sprintf("%d%s", n, suffix) == f.Limits.Push {
+		n, err := strconv.ParseInt(strings.TrimSuffix(f.Limits.Push, suffix), 10, 64)
+		if err == nil && n > 0 && n < 10_000_000 && strconv.FormatInt(n, 10)+suffix == f.Limits.Push {
 			f.maximum = n * unit
 			return nil
 		}
 	}
-	return bad("limits.push: %.40q: want a size such as 500MiB or 1GiB", f.Limits.Push)
+	return bad("limits.push", "%.40q: want a size such as 500MiB or 1GiB", f.Limits.Push)
 }
 
 func (f ServerFile) maxPush() int64 { return f.maximum }

@@ -4,16 +4,18 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
@@ -22,8 +24,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
 	"github.com/hallmark-sc/hallmark/internal/identity"
-	"github.com/hallmark-sc/hallmark/internal/scan"
-	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -116,7 +116,13 @@ type considered struct {
 	last   map[string]lastTransition // by ref
 	on     time.Time
 	done   map[string]hallmark.Digest // statements recorded, by ref
+	locked []lockedRef                // of the transaction under way
 	held   bool                       // it waits for maintainers
+}
+
+type lockedRef struct {
+	ref    string
+	unlock func()
 }
 
 // Consider judges a push while its objects are in quarantine.
@@ -137,6 +143,7 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
+	g.s.signer.warm(ctx) // whatever is decided is signed
 	var reasons []hallmark.Reason
 	return gate.Consider(ctx, gate.Steps{
 		Authenticate: func(context.Context) (hallmark.Principal, error) { return p.Caller.Principal, nil },
@@ -222,9 +229,12 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		case !ok:
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefUnprotected, Check: "access", Message: "no rule of the policy is for " + u.Ref + " of " + p.Repository + ", so nothing may move it",
 				Missing: "a rule of references that fits", Fix: "hallmark access refs --set FILE"})
-		case last.New != u.Old && !(last.New == "" && u.Creates()):
-			out = append(out, hallmark.Reason{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s: it was moved outside of the gate", u.Ref, u.Old, orNone(last.New)),
-				Fix: "find out who moved it; hallmark source verify shows what differs"})
+		case !at(last, u.Old):
+			reason, err := g.elsewhere(ctx, p, c, u)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, reason)
 		case tag && byChange(rule):
 			out = append(out, hallmark.Reason{Code: hallmark.CodeRefNeedsChange, Check: "access", Message: fmt.Sprintf("rule %s wants approvals, checks or owners for %s, and no change can be made for a tag", rule.Name, u.Ref),
 				Fix: "let the rule for tags want none of them, and say who may make tags: hallmark access refs --set FILE"})
@@ -239,6 +249,34 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		}
 	}
 	return out, nil
+}
+
+// at reports whether the log says that a reference is at a revision.
+func at(last lastTransition, id string) bool {
+	return last.New == id || last.New == "" && strings.Trim(id, "0") == ""
+}
+
+// elsewhere says why a reference is not where a push wants to move it from: another
+// push was faster, or somebody went round the gate.
+func (g *sourceGate) elsewhere(ctx context.Context, p *gitgate.Push, c *considered, u source.Update) (hallmark.Reason, error) {
+	unlock, err := g.s.locks.lock(ctx, p.Repository, u.Ref) // nothing is logged and not yet done then
+	if err != nil {
+		return hallmark.Reason{}, err
+	}
+	defer unlock()
+	last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
+	if err != nil {
+		return hallmark.Reason{}, err
+	}
+	is, err := gitcli.Value(ctx, p.Dir, u.Ref)
+	if err != nil {
+		return hallmark.Reason{}, err
+	}
+	if at(last, is) {
+		return hallmark.Reason{Code: hallmark.CodeRefBusy, Check: "source", Message: fmt.Sprintf("%s moved to %s while this was pushed", u.Ref, is), Fix: "fetch, and push again"}, nil
+	}
+	return hallmark.Reason{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s: it was moved outside of the gate", u.Ref, is, orNone(last.New)),
+		Fix: "find out who moved it; hallmark source verify shows what differs"}, nil
 }
 
 // byChange reports whether a rule wants what a push can't show.
@@ -276,12 +314,20 @@ func shortName(ref string) string {
 
 // taken says which of the references a new one would be taken for.
 func taken(ref string, refs map[string]string) *hallmark.Reason {
-	for _, name := range slices.Sorted(maps.Keys(refs)) {
-		if name != ref && shortName(name) == shortName(ref) {
-			return &hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: ref + " would be taken for " + name, Fix: "use another name"}
+	short := func(ref string) string {
+		_, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+		return short
+	}
+	wanted, other := short(ref), ""
+	for name := range refs {
+		if name != ref && sameFolded(short(name), wanted) && (other == "" || name < other) {
+			other = name
 		}
 	}
-	return nil
+	if other == "" {
+		return nil
+	}
+	return &hallmark.Reason{Code: hallmark.CodeRefName, Check: "access", Message: ref + " would be taken for " + other, Fix: "use another name"}
 }
 
 func orNone(id string) string {
@@ -315,18 +361,25 @@ const (
 	maxSameReason = 10
 	// maxLoggedReasons bounds what is logged of each reference that was refused.
 	maxLoggedReasons = 50
-	knownTips        = 200
+	// knownTips is how many branches are named to git as judged, and lookedUp how
+	// many are looked up in the log for that.
+	knownTips = 200
+	lookedUp  = 400
 )
 
 // gather looks at history, commits, objects and secrets.
 func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming, say func(string)) ([]hallmark.Reason, error) {
 	var out []hallmark.Reason
-	heads, err := gitcli.Refs(ctx, p.Dir, "refs/heads", "refs/tags")
-	if err != nil {
-		return nil, err
-	}
+	heads := sync.OnceValues(func() (map[string]string, error) { return gitcli.Refs(ctx, p.Dir, "refs/heads", "refs/tags") })
 	every := map[string]bool{}
-	names := maps.Clone(heads)
+	names := map[string]string{}
+	if slices.ContainsFunc(p.Updates, source.Update.Creates) {
+		all, err := heads()
+		if err != nil {
+			return nil, err
+		}
+		names = maps.Clone(all)
+	}
 	for _, u := range p.Updates {
 		reasons, err := g.history(ctx, u, c.rule[u.Ref], names, in)
 		if err != nil {
@@ -336,9 +389,12 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 		names[u.Ref] = u.New
 		every[u.Ref] = c.rule[u.Ref].History == access.Descend
 	}
-	known, err := g.judged(ctx, c.uri, heads)
-	if err != nil {
-		return nil, err
+	known := func(ctx context.Context) ([]string, error) {
+		all, err := heads()
+		if err != nil {
+			return nil, err
+		}
+		return g.judged(ctx, p.Dir, c.uri, all)
 	}
 	say("looking at what was pushed")
 	facts, err := source.JudgePush(ctx, source.PushConfig{
@@ -365,22 +421,33 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	}
 	c.checks = append(c.checks, rec)
 	if rec.Outcome != hallmark.Pass {
-		out = append(withheld(out), pushedSecrets(rec, found)...)
+		places, err := placesOf(ctx, in, facts, found)
+		if err != nil {
+			return nil, err
+		}
+		out = append(withheld(out), pushedSecrets(rec, found, places)...)
 	}
 	return out, nil
 }
 
 // judged are the tips of branches whose history was judged: those that are where
-// the log says. One that was moved outside of the gate vouches for nothing.
-func (g *sourceGate) judged(ctx context.Context, uri string, heads map[string]string) ([]string, error) {
+// the log says. One that was moved outside of the gate vouches for nothing. The
+// repository's own first branch comes first: most others begin there.
+func (g *sourceGate) judged(ctx context.Context, dir, uri string, heads map[string]string) ([]string, error) {
+	names := slices.Sorted(maps.Keys(heads))
+	if first := gitcli.First(dir); heads[first] != "" {
+		names = append([]string{first}, names...)
+	}
 	var out []string
-	for _, name := range slices.Sorted(maps.Keys(heads)) {
-		if len(out) == knownTips {
+	looked := 0
+	for _, name := range names {
+		if len(out) == knownTips || looked == lookedUp {
 			break
 		}
 		if !strings.HasPrefix(name, "refs/heads/") {
 			continue
 		}
+		looked++
 		last, err := g.s.home.lastTransition(ctx, uri, name)
 		if err != nil {
 			return nil, err
@@ -390,20 +457,6 @@ func (g *sourceGate) judged(ctx context.Context, uri string, heads map[string]st
 		}
 	}
 	return out, nil
-}
-
-// withheld are reasons without the words of the push: beside a secret they could
-// repeat it, and what is logged stays.
-func withheld(reasons []hallmark.Reason) []hallmark.Reason {
-	var out []hallmark.Reason
-	for _, r := range reasons {
-		if r.Check != "source" {
-			out = append(out, r)
-		} else if !slices.ContainsFunc(out, func(o hallmark.Reason) bool { return o.Code == r.Code }) {
-			out = append(out, hallmark.Reason{Code: r.Code, Check: r.Check, Message: "more is wrong, told once the secret is out of the push", Fix: r.Fix})
-		}
-	}
-	return out
 }
 
 // history wants branches to go forward, and names that are not taken.
@@ -425,50 +478,16 @@ func (g *sourceGate) history(ctx context.Context, u source.Update, rule access.R
 		Fix: "git pull --rebase, or git revert what should be undone"}}, nil
 }
 
-// incomingObjects streams what a push brings to the scanner of secrets.
-type incomingObjects struct{ in *gitcli.Incoming }
-
-func (o incomingObjects) Each(ctx context.Context, _ string, fn func(secrets.Object) error) error {
-	return o.in.Objects(ctx, func(b source.Object) error {
-		if b.Type == "tree" { // a name can be a secret too
-			b.Data = []byte(strings.Join(source.TreeNames(b), "\n"))
-		}
-		return fn(secrets.Object{ID: b.ID, Type: b.Type, Data: b.Data})
-	})
-}
-
-func (g *sourceGate) secrets(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming) (hallmark.CheckRecord, []hallmark.Finding, error) {
-	params := c.rules.params
-	rev := hallmark.Revision{Repository: c.uri}
-	for _, u := range p.Updates {
-		if !u.Deletes() {
-			rev.Ref, rev.Commit = u.Ref, u.New
-		}
+// sameFolded compares names as file systems do that ignore case. Nearly all are
+// ASCII, where that is quick.
+func sameFolded(a, b string) bool {
+	ascii := func(s string) bool {
+		return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 	}
-	if rev.Commit == "" || p.Quarantine == "" {
-		return hallmark.CheckRecord{Check: "secrets", Outcome: hallmark.Pass, Revision: rev, StartedOn: c.on, FinishedOn: c.on, Tool: g.s.tool, Coverage: &hallmark.Coverage{}}, nil, nil
+	if ascii(a) && ascii(b) {
+		return len(a) == len(b) && strings.EqualFold(a, b)
 	}
-	return secrets.Scan(ctx, secrets.Config{
-		Worker: g.s.room, Key: g.s.key, Thresholds: scan.Thresholds{Severity: params.Severity, Confidence: params.Confidence}, Clock: now, Tool: g.s.tool, Wall: scanWall,
-	}, rev, incomingObjects{in})
-}
-
-// pushedSecrets names each finding's place, never its value.
-func pushedSecrets(rec hallmark.CheckRecord, found []hallmark.Finding) []hallmark.Reason {
-	if len(found) == 0 || rec.Outcome == hallmark.Errored {
-		return rec.Reasons
-	}
-	var out []hallmark.Reason
-	for _, f := range found {
-		if len(out) == maxSameReason {
-			out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets", Message: "and more"})
-			break
-		}
-		out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets",
-			Message: fmt.Sprintf("%s (%s) in object %s, line %d", f.Message, f.Rule, f.Object, f.Line),
-			Fix:     "revoke it, take it out of every commit that has it (git rebase -i, or git filter-repo), and push again; git log --all --find-object=" + f.Object + " shows where it is"})
-	}
-	return out
+	return source.Fold(a) == source.Fold(b)
 }
 
 func (r *rules) same(principal, address string) bool {
@@ -524,57 +543,6 @@ func codesOf(reasons []hallmark.Reason) []string {
 	return out
 }
 
-// Record makes an allowed transition evidence; git holds the reference's lock.
-func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, u source.Update) error {
-	c, ok := p.State.(*considered)
-	if !ok {
-		return hallmark.Errorf(hallmark.KindInternal, "nothing was decided of this push")
-	}
-	if c.done[u.Ref] != "" {
-		return nil
-	}
-	t := c.transition(p, u)
-	t.Effect = hallmark.Allow
-	var err error
-	if t.Controls, err = g.s.controls(ctx, p.Repository, c.rule[u.Ref], t, false); err != nil {
-		return err
-	}
-	t.Obligations = []string{"build"}
-	statement, err := g.s.transit(ctx, t, c.rule[u.Ref])
-	if statement != "" { // logged, whatever came after it
-		c.done[u.Ref] = statement
-	}
-	if err != nil {
-		return err
-	}
-	g.s.log.Info("reference moves", "principal", p.Caller.Name, "repository", p.Repository, "ref", u.Ref, "old", u.Old, "new", u.New)
-	return nil
-}
-
-// Moved looks whether what was logged happened; what did not is logged as void.
-func (g *sourceGate) Moved(p *gitgate.Push) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c, ok := p.State.(*considered)
-	if !ok {
-		if p.Updates != nil {
-			return
-		}
-		if err := g.malformed(ctx, p); err != nil {
-			g.s.log.Error("a refusal of git's could not be logged", "repository", p.Repository, "error", err.Error())
-		}
-		return
-	}
-	for _, u := range p.Updates {
-		if c.done[u.Ref] == "" {
-			continue
-		}
-		if err := g.s.settle(ctx, p.Repository, u.Ref, c.done[u.Ref]); err != nil {
-			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", u.Ref, "error", err.Error())
-		}
-	}
-}
-
 // malformed logs that git itself would not take a push, before it asked anything:
 // its objects are damaged or not all there.
 func (g *sourceGate) malformed(ctx context.Context, p *gitgate.Push) error {
@@ -597,13 +565,9 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 	if err != nil {
 		return hallmark.Decision{}, err
 	}
-	var pack bytes.Buffer
-	if err := in.Pack(ctx, u.New, slices.Collect(maps.Values(heads)), &pack); err != nil {
-		return hallmark.Decision{}, err
-	}
-	digest, err := g.s.home.stores.blobs.Put(ctx, pack.Bytes())
+	digest, err := g.keepPack(ctx, in, u.New, slices.Collect(maps.Values(heads)))
 	if err != nil {
-		return hallmark.Decision{}, fmt.Errorf("keeping a held push: %w", err)
+		return hallmark.Decision{}, err
 	}
 	r := intoto.ChangeReview{
 		Action: intoto.ReviewHold, Change: g.s.parts.changeID(c.uri, u.Ref, u.New), Repository: c.uri, Target: u.Ref, Revision: u.New, Base: u.Old,
@@ -614,4 +578,24 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 	}
 	return gate.Denied(hallmark.Reason{Code: hallmark.CodeChangeHeld, Check: "review", Message: "it is kept as change " + r.Change + " and lands when maintainers agreed; it need not be pushed again",
 		Missing: "approvals of " + u.New + " for " + u.Ref, Fix: "a maintainer: hallmark change show " + r.Change + "; hallmark change approve " + r.Change}), nil
+}
+
+// keepPack streams a pack into the blobs.
+func (g *sourceGate) keepPack(ctx context.Context, in *gitcli.Incoming, id string, without []string) (hallmark.Digest, error) {
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := in.Pack(ctx, id, without, w)
+		w.CloseWithError(err) // a pack that is not whole is kept by nobody
+		packed <- err
+	}()
+	digest, _, err := g.s.home.stores.blobs.PutFrom(ctx, r)
+	r.CloseWithError(io.ErrClosedPipe)
+	if perr := <-packed; perr != nil {
+		return "", perr
+	}
+	if err != nil {
+		return "", fmt.Errorf("keeping a held push: %w", err)
+	}
+	return digest, nil
 }

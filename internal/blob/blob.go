@@ -150,6 +150,33 @@ func (s *Store) Get(_ context.Context, d hallmark.Digest) ([]byte, error) {
 	return b, nil
 }
 
+// Open returns a reader of d, whose bytes were hashed before and are not held in
+// memory. The caller closes it.
+func (s *Store) Open(_ context.Context, d hallmark.Digest) (io.ReadCloser, error) {
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
+	f, err := openRegular(s.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, hallmark.Errorf(hallmark.KindNotFound, "blob %s is not kept here", d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading blob %s: %w", d, err)
+	}
+	got, _, err := hallmark.DigestFrom(f)
+	if err == nil && got != d {
+		err = hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "blob %s: the file holds %s", s.path(d), got)
+	}
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("reading blob %s: %w", d, err)
+	}
+	return f, nil
+}
+
 // Walk calls fn for every blob, in the order of their digests.
 func (s *Store) Walk(_ context.Context, fn func(d hallmark.Digest, size int64) error) error {
 	return filepath.WalkDir(s.algorithm(), func(p string, e fs.DirEntry, err error) error {

@@ -4,7 +4,10 @@
 package cli
 
 import (
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -179,12 +182,15 @@ func doctorCommand(s *streams) *cobra.Command {
 }
 
 func schemaCommand(s *streams) *cobra.Command {
-	return &cobra.Command{Use: "schema pipeline", Short: "print the JSON Schema of a file format, for editors", Args: cobra.ExactArgs(1), ValidArgs: []string{"pipeline"},
+	schemas := map[string]func() []byte{"pipeline": app.PipelineSchema, "serve": app.ServerSchema}
+	names := slices.Sorted(maps.Keys(schemas))
+	return &cobra.Command{Use: "schema " + strings.Join(names, "|"), Short: "print the JSON Schema of a file format, for editors", Args: cobra.ExactArgs(1), ValidArgs: names,
 		RunE: func(_ *cobra.Command, args []string) error {
-			if args[0] != "pipeline" {
-				return hallmark.WithHint(usagef("no schema for %q", args[0]), "the schemas are: pipeline")
+			schema, ok := schemas[args[0]]
+			if !ok {
+				return hallmark.WithHint(usagef("no schema for %q", args[0]), "the schemas are: "+strings.Join(names, ", "))
 			}
-			_, err := s.out.Write(app.PipelineSchema())
+			_, err := s.out.Write(schema())
 			return err
 		}}
 }

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
 	"os"
 	"path"
@@ -28,15 +29,19 @@ import (
 // HashObject returns the git name of an object; length is that of names in this
 // repository, 40 (SHA-1) or 64 (SHA-256) digits.
 func HashObject(typ string, body []byte, length int) string {
-	header := fmt.Appendf(nil, "%s %d\x00", typ, len(body))
-	if length == 64 {
-		sum := sha256.Sum256(append(header, body...))
-		return hex.EncodeToString(sum[:])
-	}
-	h := sha1.New() //nolint:gosec // git's object names
-	h.Write(header)
+	h := newObjectHash(typ, int64(len(body)), length)
 	h.Write(body)
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// newObjectHash takes the bytes of an object of a known size.
+func newObjectHash(typ string, size int64, length int) hash.Hash {
+	h := sha1.New() //nolint:gosec // git's object names
+	if length == 64 {
+		h = sha256.New()
+	}
+	fmt.Fprintf(h, "%s %d\x00", typ, size)
+	return h
 }
 
 // entry is one entry of a tree.

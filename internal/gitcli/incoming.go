@@ -7,12 +7,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hallmark-sc/hallmark"
@@ -65,14 +67,14 @@ func (i *Incoming) Objects(ctx context.Context, fn func(source.Object) error) er
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting git: %w", err)
 	}
-	in := bufio.NewReaderSize(out, 1<<20)
+	in := &stream{in: bufio.NewReaderSize(out, 1<<20)}
 	for {
-		o, err := readNext(in)
+		o, err := in.next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil {
-			err = fn(source.Object{ID: o.ID, Type: o.Type, Data: o.Data})
+			err = fn(o)
 		}
 		if err != nil {
 			cancel()
@@ -86,20 +88,64 @@ func (i *Incoming) Objects(ctx context.Context, fn func(source.Object) error) er
 	return nil
 }
 
-// readNext reads an object whose name is not known before; io.EOF is the end.
-func readNext(in *bufio.Reader) (Object, error) {
-	if _, err := in.Peek(1); err != nil {
-		return Object{}, err
+// maxWhole is how large an object may be to be read whole; what is larger is
+// hashed as it goes by.
+const maxWhole = 100 << 20
+
+// stream reads objects whose names are not known before, all into one buffer:
+// memory does not grow with their number.
+type stream struct {
+	in  *bufio.Reader
+	buf []byte
+}
+
+// next reads one object; io.EOF is the end.
+func (s *stream) next() (source.Object, error) {
+	var o source.Object
+	if _, err := s.in.Peek(1); err != nil {
+		return o, err
 	}
-	header, err := in.Peek(64)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return Object{}, err
+	header, err := s.in.ReadString('\n')
+	if err != nil {
+		return o, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "git named an object %.80q", header)
 	}
-	id, _, _ := strings.Cut(string(header), " ")
-	if !objectName.MatchString(id) {
-		return Object{}, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "git named an object %.80q", id)
+	f := strings.Fields(header)
+	if len(f) != 3 || !objectName.MatchString(f[0]) {
+		return o, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "git named an object %.80q", header)
 	}
-	return readObject(in, id)
+	o.ID, o.Type = f[0], f[1]
+	if o.Size, err = strconv.ParseInt(f[2], 10, 64); err != nil || o.Size < 0 {
+		return o, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "object %s has size %.40q", o.ID, f[2])
+	}
+	h := newObjectHash(o.Type, o.Size, len(o.ID))
+	if o.Size > maxWhole {
+		_, err = io.CopyN(h, s.in, o.Size)
+	} else {
+		if int64(cap(s.buf)) < o.Size {
+			s.buf = make([]byte, min(2*o.Size, maxWhole))
+		}
+		o.Data = s.buf[:o.Size]
+		_, err = io.ReadFull(s.in, o.Data)
+		h.Write(o.Data)
+	}
+	if err == nil {
+		_, err = s.in.Discard(1)
+	}
+	if err != nil {
+		return o, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceHistoryIncomplete, "reading object %s: %w", o.ID, noEOF(err))
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != o.ID {
+		return o, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "object %s hashes to %s", o.ID, got)
+	}
+	return o, nil
+}
+
+// noEOF makes an end in the middle an error that is not taken for the end.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // Object reads one object of the push or the store.
@@ -114,7 +160,7 @@ func (i *Incoming) Object(ctx context.Context, id string) (source.Object, error)
 		return source.Object{}, fmt.Errorf("reading object %s: %w", id, err)
 	}
 	o, err := readObject(bufio.NewReader(bytes.NewReader(out)), id)
-	return source.Object{ID: o.ID, Type: o.Type, Data: o.Data}, err
+	return source.Object{ID: o.ID, Type: o.Type, Size: int64(len(o.Data)), Data: o.Data}, err
 }
 
 // Commits lists the commits that are reachable from one and from none of the
@@ -159,7 +205,11 @@ func (i *Incoming) Changes(ctx context.Context, commits []string, fn func(source
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting git: %w", err)
 	}
-	err = readChanges(bufio.NewReaderSize(out, 1<<16), commits, fn)
+	asked := map[string]bool{}
+	for _, c := range commits {
+		asked[c] = true
+	}
+	err = readChanges(bufio.NewReaderSize(out, 1<<16), asked, fn)
 	if err != nil {
 		cmd.Process.Kill() // it may wait for somebody to read; its end is awaited below
 	}
@@ -171,7 +221,7 @@ func (i *Incoming) Changes(ctx context.Context, commits []string, fn func(source
 
 // readChanges reads the raw form of diff-tree -z: a commit's name, then for each
 // path ":MODE MODE ID ID STATUS" and the path.
-func readChanges(in *bufio.Reader, commits []string, fn func(source.Entry) error) error {
+func readChanges(in *bufio.Reader, asked map[string]bool, fn func(source.Entry) error) error {
 	at := ""
 	for {
 		word, err := in.ReadString(0)
@@ -185,7 +235,7 @@ func readChanges(in *bufio.Reader, commits []string, fn func(source.Entry) error
 		raw, ok := strings.CutPrefix(word, ":")
 		if !ok {
 			at, _, _ = strings.Cut(strings.TrimSpace(word), " ")
-			if !slices.Contains(commits, at) {
+			if !asked[at] {
 				return hallmark.Errorf(hallmark.KindInternal, "git's list of changes names %.80q, which was not asked for", at)
 			}
 			continue
@@ -217,6 +267,19 @@ func (i *Incoming) Descends(ctx context.Context, commit, of string) (bool, error
 	return false, fmt.Errorf("comparing %s with %s: %w", commit, of, err)
 }
 
+// isObjectName is objectName for long lists.
+func isObjectName(id string) bool {
+	if len(id) != 40 && len(id) != 64 {
+		return false
+	}
+	for i := range len(id) {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
 func zero(id string) bool { return strings.Trim(id, "0") == "" }
 
 // Value returns what a reference of a bare repository of ours points at; zeros
@@ -241,12 +304,22 @@ func Refs(ctx context.Context, dir string, prefixes ...string) (map[string]strin
 	refs := map[string]string{}
 	for line := range strings.Lines(string(out)) {
 		id, name, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if !ok || !objectName.MatchString(id) {
+		if !ok || !isObjectName(id) {
 			return nil, hallmark.Errorf(hallmark.KindInternal, "git listed %.80q", line)
 		}
 		refs[name] = id
 	}
 	return refs, nil
+}
+
+// First is the branch that a bare repository of ours begins with, or "".
+func First(dir string) string {
+	b, err := os.ReadFile(filepath.Join(dir, "HEAD"))
+	if err != nil {
+		return ""
+	}
+	ref, _ := strings.CutPrefix(strings.TrimSpace(string(b)), "ref: ")
+	return ref
 }
 
 // Create makes a bare repository of ours; an existing one is an error.

@@ -49,10 +49,10 @@ func (g *onlyX) Consider(_ context.Context, p *Push, _ func(string)) (hallmark.D
 	return hallmark.Decision{Effect: hallmark.Allow}, nil
 }
 
-func (g *onlyX) Record(_ context.Context, _ *Push, u source.Update) error {
+func (g *onlyX) Record(_ context.Context, _ *Push, updates []source.Update) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.recorded = append(g.recorded, u)
+	g.recorded = append(g.recorded, updates...)
 	return nil
 }
 

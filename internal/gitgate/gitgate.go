@@ -48,17 +48,19 @@ type Push struct {
 }
 
 // Gate decides. Consider must refuse whatever it can't judge; it may be called
-// at the same time for one repository. Record is called while git holds the lock
-// of the reference and must return only when the transition is durable: after it
-// the reference moves. It may be called twice for one update. Moved is called when
-// a push has ended, also one that git refused before it asked anything.
+// at the same time for one repository. Record is called while git holds the locks
+// of the references of one transaction and must return only when the transitions
+// are durable: after it the references move. It may be called twice for one
+// update; when it is called for others, the transactions before have ended. Moved
+// is called when a push has ended, also one that git refused before it asked
+// anything.
 type Gate interface {
 	Authenticate(ctx context.Context, r *http.Request) (Caller, error)
 	// Fetch decides whether somebody may read; record says that something is read
 	// now, which must be durable when it returns.
 	Fetch(ctx context.Context, who Caller, repository string, record bool) (hallmark.Decision, error)
 	Consider(ctx context.Context, p *Push, say func(string)) (hallmark.Decision, error)
-	Record(ctx context.Context, p *Push, u source.Update) error
+	Record(ctx context.Context, p *Push, updates []source.Update) error
 	Moved(p *Push)
 }
 
@@ -296,7 +298,7 @@ func (s *Server) refuseCaller(w http.ResponseWriter, r *http.Request, err error)
 	}
 	s.cfg.Log.Info("refused", "code", hallmark.CodeOf(err), "path", r.URL.Path, "from", r.RemoteAddr)
 	w.Header().Set("WWW-Authenticate", `Basic realm="hallmark", charset="UTF-8"`)
-	http.Error(w, fmt.Sprintf("%s: %s\n%s", hallmark.CodeOf(err), err, hallmark.HintOf(err)), http.StatusUnauthorized)
+	http.Error(w, fmt.Sprintf("%s: %s\n%s", hallmark.CodeOf(err), plain(err.Error()), plain(hallmark.HintOf(err))), http.StatusUnauthorized)
 }
 
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, who Caller, name string, d hallmark.Decision, err error) {
@@ -307,9 +309,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, who Caller, name
 	}
 	var text strings.Builder
 	for _, reason := range d.Reasons {
-		fmt.Fprintf(&text, "%s: %s\n", reason.Code, reason.Message)
+		fmt.Fprintf(&text, "%s: %s\n", reason.Code, plain(reason.Message))
 		if reason.Fix != "" {
-			fmt.Fprintf(&text, "hint: %s\n", reason.Fix)
+			fmt.Fprintf(&text, "hint: %s\n", plain(reason.Fix))
 		}
 	}
 	s.cfg.Log.Info("refused", "principal", who.Name, "repository", name, "path", r.URL.Path)

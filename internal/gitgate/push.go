@@ -12,21 +12,19 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
-
-	"golang.org/x/sys/unix"
+	"unicode/utf8"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/source"
 )
 
-// hook is the text of a hook. It speaks with the server over two named pipes of
-// the push's own; without them, as when somebody runs git in the repository by
-// hand, nothing moves.
+// hook is the text of a hook. It speaks with the server over two pipes that git
+// passes on, so that each sees at once when the other is gone; without them, as
+// when somebody runs git in the repository by hand, nothing moves.
 //
 // Git hands over names of references that it has not looked at, with line feeds
 // where a client wants them: every line of git's is marked as one, and an answer
@@ -37,19 +35,19 @@ func hook(name string) string {
 		filter = "case $1 in prepared) ;; *) exit 0 ;; esac\n"
 	}
 	return `#!/bin/sh
-` + filter + `test -p "$HALLMARK_PUSH/ask" || { echo "references here move through hallmark serve only" >&2; exit 1; }
+` + filter + `test "${HALLMARK_PUSH-}" = 3,4 || { echo "references here move through hallmark serve only" >&2; exit 1; }
 {
 	printf '%s\n' "` + name + ` $$" "${GIT_QUARANTINE_PATH-}"
 	while IFS= read -r line; do printf 'u %s\n' "$line"; done
 	echo end
-} >"$HALLMARK_PUSH/ask" || exit 1
+} >&3 || exit 1
 while IFS= read -r line; do
 	case $line in
 	"say "*) printf '%s\n' "${line#say }" >&2 ;;
 	"yes $$") exit 0 ;;
 	*) exit 1 ;;
 	esac
-done <"$HALLMARK_PUSH/answer"
+done <&4
 exit 1
 `
 }
@@ -71,13 +69,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 		s.refuse(w, r, p.Caller, p.Repository, d, err)
 		return
 	}
-	dir, err := os.MkdirTemp(s.cfg.WorkDir, "push-")
-	if err != nil {
-		s.refuse(w, r, p.Caller, p.Repository, hallmark.Decision{}, err)
-		return
-	}
-	defer os.RemoveAll(dir)
-	h, err := openPipes(dir)
+	h, err := openPipes()
 	if err != nil {
 		s.refuse(w, r, p.Caller, p.Repository, hallmark.Decision{}, err)
 		return
@@ -90,7 +82,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 		s.answer(ctx, h, p)
 	}()
 	cmd := s.git(ctx, r, p.Dir, "receive-pack", "--stateless-rpc", p.Dir)
-	cmd.Env = append(cmd.Env, "HALLMARK_PUSH="+dir)
+	cmd.Env = append(cmd.Env, "HALLMARK_PUSH=3,4")
+	cmd.ExtraFiles = h.theirs[:]
 	whole := s.serve(ctx, w, cmd, body)
 	cancel()
 	h.close()
@@ -141,29 +134,31 @@ func announced(p *Push, body io.Reader) (io.Reader, error) {
 	return io.MultiReader(&read, body), nil
 }
 
-// pipes are the two ends that this process has; it holds both ends of each, so
-// that no hook's end ends them.
-type pipes struct{ ask, answer *os.File }
+// pipes are those between this process and the hooks of one push. Nobody else has
+// our ends, and git and its hooks have theirs as descriptors 3 and 4.
+type pipes struct {
+	ask, answer *os.File // ours
+	theirs      [2]*os.File
+}
 
-func openPipes(dir string) (*pipes, error) {
-	var out [2]*os.File
-	for i, name := range []string{"ask", "answer"} {
-		path := filepath.Join(dir, name)
-		if err := unix.Mkfifo(path, 0o600); err != nil {
-			return nil, fmt.Errorf("making the pipes of a push: %w", err)
-		}
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("opening the pipes of a push: %w", err)
-		}
-		out[i] = os.NewFile(uintptr(fd), path)
+func openPipes() (*pipes, error) {
+	ask, askEnd, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making the pipes of a push: %w", err)
 	}
-	return &pipes{out[0], out[1]}, nil
+	answerEnd, answer, err := os.Pipe()
+	if err != nil {
+		ask.Close()
+		askEnd.Close()
+		return nil, fmt.Errorf("making the pipes of a push: %w", err)
+	}
+	return &pipes{ask: ask, answer: answer, theirs: [2]*os.File{askEnd, answerEnd}}, nil
 }
 
 func (h *pipes) close() {
-	h.ask.Close()
-	h.answer.Close()
+	for _, f := range []*os.File{h.ask, h.answer, h.theirs[0], h.theirs[1]} {
+		f.Close()
+	}
 }
 
 // Limits on what a hook may ask.
@@ -268,6 +263,7 @@ func (s *Server) answer(ctx context.Context, h *pipes, p *Push) {
 // each reference with the value that the client knew, so the old value is that
 // of the decision or the lock fails.
 func (s *Server) record(ctx context.Context, p *Push, updates []source.Update) error {
+	var moving []source.Update
 	for _, u := range updates {
 		if u.Ref == "HEAD" { // which points at a branch, and stays; git says it moves along
 			continue
@@ -276,11 +272,9 @@ func (s *Server) record(ctx context.Context, p *Push, updates []source.Update) e
 		if i < 0 {
 			return hallmark.Errorf(hallmark.KindInternal, "%s to %s was not considered", u.Ref, u.New)
 		}
-		if err := s.cfg.Gate.Record(ctx, p, p.Updates[i]); err != nil {
-			return err
-		}
+		moving = append(moving, p.Updates[i])
 	}
-	return nil
+	return s.cfg.Gate.Record(ctx, p, moving)
 }
 
 // explain says a denial in plain words.
@@ -308,12 +302,19 @@ func explain(say func(string), d hallmark.Decision, err error) {
 	}
 }
 
-// plain makes a line safe for the terminal that it is shown on.
+// maxSaid is how long a line to a client may be.
+const maxSaid = 500
+
+// plain makes a line safe and short enough for the terminal that it is shown on.
 func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == utf8.RuneError {
 			return '?'
 		}
 		return r
 	}, s)
+	if r := []rune(s); len(r) > maxSaid {
+		return string(r[:maxSaid]) + " …"
+	}
+	return s
 }

@@ -47,6 +47,9 @@ func TestPlain(t *testing.T) {
 	if got := plain("a\x1b[31m\u202eb\nc"); got != "a?[31m?b?c" {
 		t.Errorf("%q", got)
 	}
+	if got := plain(strings.Repeat("é", 10000) + "\xff"); len([]rune(got)) > maxSaid+2 || !strings.HasSuffix(got, " …") {
+		t.Errorf("%d: %q", len(got), got)
+	}
 }
 
 // TestAnnounced: what a push asks for is read before git sees it, and the request

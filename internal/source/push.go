@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -19,9 +20,11 @@ import (
 	"github.com/hallmark-sc/hallmark"
 )
 
-// Object is one git object, whose bytes hash to its name.
+// Object is one git object, whose bytes hash to its name. Of one that is larger
+// than is read whole, Data is nil and Size says how large it is.
 type Object struct {
 	ID, Type string
+	Size     int64
 	Data     []byte
 }
 
@@ -40,7 +43,8 @@ func (u Update) Deletes() bool { return strings.Trim(u.New, "0") == "" }
 
 // Incoming is what a push brings, not yet in the store. Objects must give every
 // object of the push, referred to or not, and each method must hash what it
-// reads; what can't be read is an error.
+// reads; what can't be read is an error. The bytes that Objects gives are good
+// until fn returns.
 type Incoming interface {
 	Objects(ctx context.Context, fn func(Object) error) error
 	Object(ctx context.Context, id string) (Object, error)
@@ -54,8 +58,11 @@ type PushConfig struct {
 	Incoming Incoming
 	Verify   func(signature, signed []byte, at time.Time) Verdict
 	// Same reports whether an address of a commit is one of a principal's own.
-	Same  func(principal, address string) bool
-	Known []string // commits whose history is in the store and was judged
+	Same func(principal, address string) bool
+	// Known lists commits whose history is in the store and was judged. It is asked
+	// only where a reference is new, or shows a commit that did not come with the
+	// push: a list of many references takes long. nil knows none.
+	Known func(ctx context.Context) ([]string, error)
 	// Every names references to which every commit is judged that is new to them,
 	// known or not: what stands on another branch may be there by other rules.
 	Every     map[string]bool
@@ -87,49 +94,34 @@ type PushFacts struct {
 // names, links, submodules, compiled code, size, and commits that no reference
 // would show. It errs where something can't be read; that is no judgement.
 func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts, error) {
-	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, tags: map[string]bool{}, count: map[hallmark.Code]int{}}
+	j := &pushJudge{cfg: cfg, seen: map[string]bool{}, tags: map[string]bool{}, count: map[hallmark.Code]int{}, blobs: map[string][]int{}}
 	if cfg.MaxFile <= 0 || cfg.MaxReason <= 0 {
 		return j.facts, hallmark.Errorf(hallmark.KindInternal, "judging a push: no limit on files or reasons")
 	}
-	j.facts.Tips = map[string]string{}
-	reachable := map[string]bool{}
-	var order []string
-	for _, u := range updates {
-		if u.Deletes() {
-			continue
-		}
-		tip, err := j.tip(ctx, u)
-		if hallmark.CodeOf(err) == hallmark.CodeSourceObjectInvalid && hallmark.KindOf(err) == hallmark.KindInvalid {
-			j.add(hallmark.CodeSourceObjectInvalid, "let a branch show a commit, and a tag a commit by one tag object of its own name", "%s: %s", u.Ref, err)
-			continue
-		}
-		if err != nil {
-			return j.facts, err
-		}
-		j.facts.Tips[u.Ref] = tip
-		without := append(slices.Clone(cfg.Known), u.Old)
-		if cfg.Every[u.Ref] && !u.Creates() {
-			without = []string{u.Old}
-		}
-		commits, err := cfg.Incoming.Commits(ctx, tip, without)
-		if err != nil {
-			return j.facts, fmt.Errorf("listing what %s would show: %w", u.Ref, err)
-		}
-		for _, c := range commits {
-			if !reachable[c] {
-				reachable[c] = true
-				order = append(order, c)
-			}
-		}
+	if err := j.tips(ctx, updates); err != nil {
+		return j.facts, err
 	}
-	err := cfg.Incoming.Objects(ctx, func(o Object) error {
+	order, err := j.reachable(ctx, updates, false)
+	if err != nil {
+		return j.facts, err
+	}
+	shown := map[string]bool{}
+	for _, id := range order {
+		shown[id] = true
+	}
+	err = cfg.Incoming.Objects(ctx, func(o Object) error {
 		j.facts.Objects++
-		j.facts.Bytes += int64(len(o.Data))
+		j.facts.Bytes += max(o.Size, int64(len(o.Data)))
 		switch o.Type {
 		case "commit":
-			known := slices.Contains(cfg.Known, o.ID)
-			if !reachable[o.ID] && !known {
-				j.add(hallmark.CodeCommitHidden, "push the reference that shows it, or leave it out", "commit %s is in the push and no reference would show it", o.ID)
+			if !shown[o.ID] {
+				known, err := j.knows(ctx)
+				if err != nil {
+					return err
+				}
+				if !known[o.ID] {
+					j.add(hallmark.CodeCommitHidden, "push the reference that shows it, or leave it out", "commit %s is in the push and no reference would show it", o.ID)
+				}
 			}
 			return j.commit(o)
 		case "tag":
@@ -146,6 +138,13 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 	if err != nil {
 		return j.facts, fmt.Errorf("reading the push: %w", err)
 	}
+	if slices.ContainsFunc(order, func(id string) bool { return !j.seen[id] }) {
+		// Commits of another branch, or that were stored before: what a branch shows
+		// was judged.
+		if order, err = j.reachable(ctx, updates, true); err != nil {
+			return j.facts, err
+		}
+	}
 	for _, id := range order {
 		if j.seen[id] {
 			continue // it came with the push and was judged
@@ -161,10 +160,79 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 	if err := j.changes(ctx, order); err != nil {
 		return j.facts, err
 	}
-	slices.SortFunc(j.facts.Commits, func(a, b PushedCommit) int {
-		return slices.Index(order, a.Commit) - slices.Index(order, b.Commit)
-	})
+	at := map[string]int{}
+	for i, id := range order {
+		at[id] = i + 1
+	}
+	slices.SortFunc(j.facts.Commits, func(a, b PushedCommit) int { return at[a.Commit] - at[b.Commit] })
 	return j.facts, nil
+}
+
+// tips finds the commit that each reference would show.
+func (j *pushJudge) tips(ctx context.Context, updates []Update) error {
+	j.facts.Tips = map[string]string{}
+	for _, u := range updates {
+		if u.Deletes() {
+			continue
+		}
+		tip, err := j.tip(ctx, u)
+		if hallmark.CodeOf(err) == hallmark.CodeSourceObjectInvalid && hallmark.KindOf(err) == hallmark.KindInvalid {
+			j.add(hallmark.CodeSourceObjectInvalid, "let a branch show a commit, and a tag a commit by one tag object of its own name", "%s: %s", u.Ref, err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		j.facts.Tips[u.Ref] = tip
+	}
+	return nil
+}
+
+// reachable lists the commits that the updates would show and that are new to
+// their references: of a new reference, or of all, without those that are known.
+func (j *pushJudge) reachable(ctx context.Context, updates []Update, known bool) ([]string, error) {
+	seen := map[string]bool{}
+	var order []string
+	for _, u := range updates {
+		tip, ok := j.facts.Tips[u.Ref]
+		if !ok || u.Deletes() {
+			continue
+		}
+		without := []string{u.Old}
+		if u.Creates() || known && !j.cfg.Every[u.Ref] {
+			all, err := j.knows(ctx)
+			if err != nil {
+				return nil, err
+			}
+			without = append(without, slices.Sorted(maps.Keys(all))...)
+		}
+		commits, err := j.cfg.Incoming.Commits(ctx, tip, without)
+		if err != nil {
+			return nil, fmt.Errorf("listing what %s would show: %w", u.Ref, err)
+		}
+		for _, c := range commits {
+			if !seen[c] {
+				seen[c] = true
+				order = append(order, c)
+			}
+		}
+	}
+	return order, nil
+}
+
+func (j *pushJudge) knows(ctx context.Context) (map[string]bool, error) {
+	if j.known != nil || j.cfg.Known == nil {
+		return j.known, nil
+	}
+	ids, err := j.cfg.Known(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing what was judged before: %w", err)
+	}
+	j.known = map[string]bool{}
+	for _, id := range ids {
+		j.known[id] = true
+	}
+	return j.known, nil
 }
 
 type pushJudge struct {
@@ -173,6 +241,8 @@ type pushJudge struct {
 	seen  map[string]bool
 	tags  map[string]bool // that a reference would show
 	count map[hallmark.Code]int
+	known map[string]bool  // once asked for
+	blobs map[string][]int // reasons about a blob, whose path is found out at last
 }
 
 func (j *pushJudge) add(code hallmark.Code, fix, format string, args ...any) {
@@ -317,8 +387,15 @@ func TreeNames(o Object) []string {
 
 // blob judges bytes that are nowhere named yet.
 func (j *pushJudge) blob(o Object) {
-	if int64(len(o.Data)) > j.cfg.MaxFile {
-		j.add(hallmark.CodeSourceTooLarge, "keep large files in git LFS or a package", "object %s has %d bytes, more than %d", o.ID, len(o.Data), j.cfg.MaxFile)
+	before := len(j.facts.Reasons)
+	defer func() {
+		for i := before; i < len(j.facts.Reasons); i++ {
+			j.blobs[o.ID] = append(j.blobs[o.ID], i)
+		}
+	}()
+	if size := max(o.Size, int64(len(o.Data))); size > j.cfg.MaxFile {
+		j.add(hallmark.CodeSourceTooLarge, "keep large files in git LFS or a package", "object %s has %d bytes, more than %d", o.ID, size, j.cfg.MaxFile)
+		return
 	}
 	if kind := MachineCode(o.Data); kind != "" && !slices.Contains(j.cfg.Binaries, hallmark.DigestOf(o.Data)) {
 		j.add(hallmark.CodeSourceBinary, "let the build make it, or have its bytes approved: hallmark policy set source.binaries="+string(hallmark.DigestOf(o.Data)),
@@ -326,13 +403,44 @@ func (j *pushJudge) blob(o Object) {
 	}
 }
 
+// Place is where a push shows an object: at a path of the first commit that has
+// it, or as a commit or tag itself.
+type Place struct{ Commit, Path string }
+
+// String is for people; an object that no commit shows has no place.
+func (p Place) String() string {
+	if p.Commit == "" {
+		return "which no commit of the push shows"
+	}
+	return fmt.Sprintf("%.200q of commit %.12s", p.Path, p.Commit)
+}
+
+// Places finds where commits, the newest first, show objects.
+func Places(ctx context.Context, in Incoming, commits []string, objects map[string]bool) (map[string]Place, error) {
+	out := map[string]Place{}
+	err := in.Changes(ctx, commits, func(e Entry) error {
+		if objects[e.ID] {
+			out[e.ID] = Place{e.Commit, e.Path}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("finding where objects are: %w", err)
+	}
+	return out, nil
+}
+
 // changes judges links, which mean something only at their path, and collects
 // the paths.
 func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 	paths := map[string]bool{}
 	links := map[string][]string{}
+	places := map[string]Place{}
 	err := j.cfg.Incoming.Changes(ctx, commits, func(e Entry) error {
 		paths[e.Path] = true
+		if j.blobs[e.ID] != nil {
+			places[e.ID] = Place{e.Commit, e.Path} // the last is the oldest
+		}
 		if e.Mode == "120000" {
 			links[e.ID] = append(links[e.ID], e.Path)
 		}
@@ -340,6 +448,11 @@ func (j *pushJudge) changes(ctx context.Context, commits []string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("listing changed paths: %w", err)
+	}
+	for id, reasons := range j.blobs {
+		for _, i := range reasons {
+			j.facts.Reasons[i].Message += ": " + places[id].String()
+		}
 	}
 	for p := range paths {
 		j.facts.Paths = append(j.facts.Paths, p)

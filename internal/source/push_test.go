@@ -87,7 +87,7 @@ func TestPushOfKnownCommits(t *testing.T) {
 	u := source.Update{Ref: "refs/heads/main", Old: id(0), New: id(2)}
 	known := func(every bool) func(*source.PushConfig) {
 		return func(c *source.PushConfig) {
-			c.Known = []string{id(2)}
+			c.Known = func(context.Context) ([]string, error) { return []string{id(2)}, nil }
 			c.Every = map[string]bool{u.Ref: every}
 		}
 	}

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS leaf (
 	at        INTEGER NOT NULL UNIQUE,
 	statement TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS leaf_statement ON leaf (statement, at);
 CREATE TABLE IF NOT EXISTS statement (
 	digest    TEXT PRIMARY KEY,
 	bundle    TEXT NOT NULL,

@@ -83,8 +83,8 @@ func ReadFrames(r io.Reader, fn func(Object) error) (int, error) {
 		if err != nil {
 			return n, hallmark.Errorf(hallmark.KindInvalid, "frame %d has path %q", n, f[3])
 		}
-		data, err := io.ReadAll(io.LimitReader(in, int64(size)))
-		if err != nil || len(data) != size {
+		data := make([]byte, size)
+		if _, err := io.ReadFull(in, data); err != nil {
 			return n, fmt.Errorf("reading frame %d: %w", n, io.ErrUnexpectedEOF)
 		}
 		if err := fn(Object{ID: f[0], Type: f[1], Path: path, Data: data}); err != nil {

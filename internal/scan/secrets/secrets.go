@@ -137,6 +137,12 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 	if len(args) != 0 {
 		return fmt.Errorf("secrets: want no argument")
 	}
+	// The rules take long to load, and are no secret: a worker that waits for its
+	// key has them ready.
+	det, err := newDetector(nil)
+	if err != nil {
+		return err
+	}
 	in := bufio.NewReader(stdin)
 	line, err := in.ReadString('\n')
 	if err != nil || len(line) > 1024 {
@@ -146,10 +152,7 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 	if err != nil || len(key) < 16 {
 		return fmt.Errorf("secrets: the fingerprint key can't be read")
 	}
-	det, err := newDetector(key)
-	if err != nil {
-		return err
-	}
+	det.key = key
 	out := scan.Output{Findings: []hallmark.Finding{}}
 	// Put together here, so that this file holds no credential.
 	canary := Object{ID: "canary", Type: "blob", Path: "canary.txt", Data: []byte("token = \"" + "ghp_" + "9jX2kQv7mB4nR8sT1wY6zA3cE5gH0dLpUfVo" + "\"\n")}
@@ -159,10 +162,13 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 	jobs := make(chan Object, 64)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
+	held := &budget{left: maxHeld}
+	held.free.L = &held.mu
 	for range runtime.NumCPU() {
 		wg.Go(func() {
 			for o := range jobs {
 				f, missed := det.object(o)
+				held.give(len(o.Data))
 				mu.Lock()
 				out.Findings = append(out.Findings, f...)
 				out.Coverage.Missed = append(out.Coverage.Missed, missed...)
@@ -173,6 +179,7 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 		})
 	}
 	_, err = ReadFrames(in, func(o Object) error {
+		held.take(len(o.Data))
 		jobs <- o
 		return nil
 	})
@@ -186,6 +193,34 @@ func WorkerMain(args []string, stdin io.Reader, stdout io.Writer) error {
 	})
 	slices.Sort(out.Coverage.Missed)
 	return json.NewEncoder(stdout).Encode(out)
+}
+
+// maxHeld is how many bytes of objects a worker holds at a time, or one object:
+// memory does not grow with their number.
+const maxHeld = 256 << 20
+
+// budget bounds what is held; one object passes whatever its size, alone.
+type budget struct {
+	mu   sync.Mutex
+	free sync.Cond
+	left int
+}
+
+func (b *budget) take(n int) {
+	n = min(n, maxHeld)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.left < n {
+		b.free.Wait()
+	}
+	b.left -= n
+}
+
+func (b *budget) give(n int) {
+	b.mu.Lock()
+	b.left += min(n, maxHeld)
+	b.mu.Unlock()
+	b.free.Broadcast()
 }
 
 // maxNesting is how many archives inside one another are unpacked.
