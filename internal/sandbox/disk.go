@@ -24,7 +24,7 @@ type disk struct {
 	own     map[uint64]bool // their devices
 	proc    string          // the room's processes as we see them
 	floors  []floor
-	log     string // event log, which grows with what the program does; or empty
+	log     string      // event log, which grows with what the program does; or empty
 	hurry   atomic.Bool // the sum does not matter any more: whoever waits wants the end
 }
 
