@@ -64,7 +64,7 @@ func (b *bounds) watch() {
 			return
 		case now := <-tick.C:
 			if ticks%groupEvery == 0 {
-				if lost := b.group.lost(b.pid); len(lost) > 0 {
+				if lost := b.group.lost(b.pid); len(lost) > 0 && !b.disk.hurry.Load() {
 					b.hit <- breach{lost: lost}
 					return
 				}
@@ -88,11 +88,14 @@ func (b *bounds) watch() {
 	}
 }
 
+// hurry comes before the program is killed: what is seen from here on is its end.
+func (b *bounds) hurry() { b.disk.hurry.Store(true) }
+
 // end ends the watching, whatever it is at: a look at many files takes long.
 func (b *bounds) end() {
 	if !b.ended {
 		b.ended = true
-		b.disk.hurry.Store(true)
+		b.hurry()
 		close(b.stop)
 		<-b.done
 		b.disk.hurry.Store(false)

@@ -101,6 +101,15 @@ func TestEndIsNotLate(t *testing.T) {
 	}
 }
 
+// TestEndIsNoLoss: a process leaves its groups as it ends, and no limit vanished.
+func TestEndIsNoLoss(t *testing.T) {
+	for i := range 100 {
+		if _, rep := sh(t, "sleep 0.0"+strconv.Itoa(i%10), nil); len(rep.Lost) > 0 || rep.ExitCode != 0 {
+			t.Fatalf("%d: %+v", i, rep)
+		}
+	}
+}
+
 // TestLimitThatVanishes: someone with the rights to do so moves the program out
 // of its group and removes it, or raises the number. The program is ended, the
 // report says which limit is gone, and no group is left.

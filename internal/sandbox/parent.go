@@ -238,6 +238,9 @@ func hostGID(hostID int) int {
 }
 
 func (p *process) cleanup() {
+	if p.bounds != nil {
+		p.bounds.hurry()
+	}
 	p.cmd.Process.Kill()
 	p.group.kill()
 	if p.bounds != nil {
@@ -340,6 +343,7 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 	if len(p.lost) == 0 {
 		p.lost = p.group.lost(p.cmd.Process.Pid)
 	}
+	p.bounds.hurry()
 	p.cmd.Process.Kill() // pid 1: everything in the pid namespace dies with it
 	p.group.kill()
 	p.cmd.Wait()
