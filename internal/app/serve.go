@@ -84,6 +84,9 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
+	if err := s.configured(ctx); err != nil {
+		return err
+	}
 	cert, authority, err := s.certificate()
 	if err != nil {
 		return err
