@@ -68,6 +68,11 @@ func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate
 
 // may asks both the principal's grants and the limits of the token.
 func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repository, ref string) access.Ruling {
+	return g.mayDo(r, who, access.Request{Permission: p, Repository: repository, Ref: ref})
+}
+
+func (g *sourceGate) mayDo(r *rules, who gitgate.Caller, req access.Request) access.Ruling {
+	p, repository := req.Permission, req.Repository
 	t, ok := who.Token.(access.Token)
 	if !ok || !t.Covers(p, repository) {
 		reason := hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
@@ -76,7 +81,8 @@ func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repo
 			return access.Ruling{Reason: reason}
 		}
 	}
-	ruling := r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	req.Principal, req.At = who.Name, now()
+	ruling := r.book.Rule(req)
 	ruling.Allowed = ruling.Allowed || g.s.parts.ignores(ruling.Reason)
 	return ruling
 }
@@ -405,6 +411,11 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	}
 	c.facts = facts
 	out = append(out, facts.Reasons...)
+	reasons, err := g.paths(ctx, p, c, in)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, reasons...)
 	for ref, tip := range facts.Tips {
 		if c.held { // its checks are asked for when it lands
 			break
