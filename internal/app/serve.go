@@ -131,7 +131,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	}
 	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
-	var lock *os.File
+	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
 			if err := s.spool.close(context.WithoutCancel(ctx)); err != nil {
@@ -149,8 +149,14 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			lock.Close()
 		}
 		h.Close()
+		if alone != nil {
+			alone.Close()
+		}
 	}
 	err = func() error {
+		if alone, err = h.alone(); err != nil {
+			return err
+		}
 		if !h.mayGate() {
 			return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "the roots of %s are older than the gates: they name no identity %q", h.Home, gateName), "make a new home: hallmark init --home DIR")
 		}

@@ -203,7 +203,10 @@ func slsaSource() []Requirement {
 			Who:        "org",
 			Text:       "A documented safe expunging process exists, used only for legal or privacy reasons; SHOULD need an administrator plus one trusted person and be logged.",
 			Attacks:    []string{"AT-04"},
-			Missing:    "no expunging process",
+			Rule:       "hallmark repository expunge: a policy version that lets history be rewritten (a threshold of administrators), a push by somebody with the permission, and a logged removal; EXPUNGE_STILL_REACHABLE",
+			Evidence:   []Selector{transition(), access()},
+			Tests:      []string{"script/repository-expunge"},
+			Limit:      "only references that move through hallmark serve; the reason is written down, not judged",
 			TwoPersons: true,
 		},
 		{
