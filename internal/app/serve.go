@@ -55,6 +55,7 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	alerts   *alerter
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
@@ -139,6 +140,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 		}
 		s.signer.end()
+		if s.alerts != nil {
+			s.alerts.close()
+		}
 		if s.spare != nil {
 			s.spare.close()
 		}
@@ -164,6 +168,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		if s.tool, err = Tool(); err != nil {
+			return err
+		}
+		if s.alerts, err = newAlerter(cfg.Config.Alerts, h.id.origin(), cfg.Log); err != nil {
 			return err
 		}
 		if s.key, err = os.ReadFile(h.Fingerprints()); err != nil || len(s.key) != 32 {

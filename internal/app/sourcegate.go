@@ -102,6 +102,9 @@ func (g *sourceGate) Fetch(ctx context.Context, who gitgate.Caller, repository s
 		return d, nil
 	}
 	g.s.counters.count("fetch", d, nil)
+	if !d.Allowed() {
+		g.s.alerts.denied("fetch", who.Name, repository, "", d.Reasons)
+	}
 	err = g.s.spool.add(ctx, fetchRecord{
 		Principal: who.Name, Token: who.Key, Method: who.Method, Repository: repository, Effect: d.Effect, Grant: ruling.Grant, Code: ruling.Reason.Code, Policy: r.policy, On: now(),
 	})
@@ -135,6 +138,13 @@ type lockedRef struct {
 func (g *sourceGate) Consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
 	d, err := g.consider(ctx, p, say)
 	g.s.counters.count("push", d, err)
+	if err == nil && !d.Allowed() {
+		ref := ""
+		if len(p.Updates) > 0 {
+			ref = p.Updates[0].Ref
+		}
+		g.s.alerts.denied("push", p.Caller.Name, p.Repository, ref, d.Reasons)
+	}
 	return d, err
 }
 

@@ -185,6 +185,7 @@ func (s *Server) recover(ctx context.Context) error {
 	for r := range refs {
 		err := s.settle(ctx, r[0], r[1], "")
 		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {
+			s.alerts.tell(Alert{Code: hallmark.CodeRefOutsideLog, On: now().UTC(), Gate: "start", Repository: r[0], Ref: r[1], Message: err.Error(), Remediation: "hallmark source verify --repository " + r[0], Document: remediation + "#ref_moved_outside_gate"})
 			s.log.Error("a reference was moved outside of the gate; pushes to it are refused", "repository", r[0], "ref", r[1], "error", err.Error())
 			continue
 		}
