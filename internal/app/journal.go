@@ -114,6 +114,9 @@ func (j *journal) catchUp(ctx context.Context, h *Home) error {
 		if err != nil {
 			return err
 		}
+		if err := r.Check(ctx, translog.NewFileGuard(guardPath(h.Layout, h.id)), known); err != nil {
+			return fmt.Errorf("reading the log: %w", err)
+		}
 		j.follow, j.keys = r.Follow(known.Size), map[uint64][]uint32{}
 	}
 	var fresh [][sha256.Size]byte
