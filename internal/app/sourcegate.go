@@ -469,11 +469,17 @@ func (g *sourceGate) judged(ctx context.Context, dir, uri string, heads map[stri
 			continue
 		}
 		looked++
-		last, err := g.s.home.lastTransition(ctx, uri, name)
+		l, last, ok, err := g.s.home.lastLogged(ctx, uri, name)
 		if err != nil {
 			return nil, err
 		}
-		if last.New == heads[name] {
+		if !ok || last.New != heads[name] {
+			continue
+		}
+		if ok, err = g.s.home.kept(ctx, l); err != nil {
+			return nil, err
+		}
+		if ok {
 			out = append(out, heads[name])
 		}
 	}
@@ -521,6 +527,9 @@ func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTran
 	t := intoto.RefTransition{
 		Repository: c.uri, Ref: u.Ref, Old: u.Old, New: u.New, Actor: p.Caller.Principal, Grant: c.grants[u.Ref], On: c.on,
 		Policy: c.rules.policy, Rule: c.rule[u.Ref].Name, Previous: c.last[u.Ref].Statement, Checks: c.checks,
+	}
+	if tip := c.facts.Tips[u.Ref]; tip != u.New {
+		t.Commit = tip
 	}
 	for _, pc := range c.facts.Commits {
 		t.Commits = append(t.Commits, intoto.RefCommit(pc))
