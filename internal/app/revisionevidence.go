@@ -16,6 +16,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
+	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -88,6 +89,17 @@ func (s *Server) revisionEvidence(ctx context.Context, who string, may func(*rul
 		}
 		if names(v, out.Repository, revision) {
 			out.Bundles = append(out.Bundles, b)
+		}
+	}
+	// What the gates said is all there or nothing is handed out: the index may have
+	// lost a row.
+	said, err := s.home.logged(ctx, aboutKey, "gitCommit:"+revision)
+	if err != nil {
+		return none, err
+	}
+	for _, l := range said {
+		if !slices.ContainsFunc(rows, func(r sqlstore.Row) bool { return r.Statement == l.digest }) {
+			return none, hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "the index lacks a statement of the log about %s", revision), "hallmark log fsck --rebuild")
 		}
 	}
 	if len(out.Bundles) == 0 {
