@@ -20,6 +20,8 @@ type GateParts struct {
 	Ignores func(hallmark.Reason) bool
 	// ChangeID says what an approval is bound to.
 	ChangeID func(repository, target, revision string) string
+	// Hides reports that a statement in the log stands in no list.
+	Hides func(hallmark.Digest) bool
 	// Document reads the policy without verifying it.
 	Document func() ([]byte, error)
 }

@@ -39,6 +39,7 @@ type journal struct {
 	keys       map[uint64][]uint32 // positions
 	pending    [][sha256.Size]byte // read from the log, and not looked at yet
 	verified   sync.Map            // statements whose bundle was verified in this process
+	hides      func(hallmark.Digest) bool
 }
 
 // logged is one statement in the log, as the bytes under its digest have it.
@@ -194,6 +195,9 @@ func (j *journal) find(ctx context.Context, h *Home, key uint64) ([]uint32, []ha
 	var digests []hallmark.Digest
 	for _, p := range j.keys[key] {
 		d := hallmark.DigestFromSum(j.statements[p])
+		if j.hides != nil && j.hides(d) {
+			continue
+		}
 		if own := j.keys[keyOf(statementKey, string(d))]; !slices.ContainsFunc(own, func(q uint32) bool { return q < p && j.statements[q] == j.statements[p] }) {
 			at, digests = append(at, p), append(digests, d)
 		}

@@ -131,6 +131,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		return nil, nil, err
 	}
 	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
+	h.journal.hides = cfg.Parts.Hides
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
 	var lock, alone *os.File
 	done := func() {
