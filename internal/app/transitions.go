@@ -134,7 +134,21 @@ func (s *Server) settle(ctx context.Context, repository, ref string, own hallmar
 	if err != nil || is == last.New || strings.Trim(is+last.New, "0") == "" {
 		return err
 	}
-	if !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "") {
+	up, err := s.home.upstream(repository)
+	if err != nil {
+		return err
+	}
+	behind := !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "")
+	if behind && up != nil {
+		done, err := s.arrived(ctx, up, dir, ref, last, is)
+		if err != nil {
+			return fmt.Errorf("settling %s of %s: %w", ref, repository, err)
+		}
+		if done {
+			s.log.Warn("a transition that reached the upstream was carried out late", "repository", repository, "ref", ref, "new", last.New)
+			return nil
+		}
+	} else if behind {
 		if err := gitcli.Move(ctx, dir, ref, last.New, is); err == nil {
 			s.log.Warn("a logged transition was carried out late", "repository", repository, "ref", ref, "new", last.New)
 			return nil
@@ -184,6 +198,10 @@ func (s *Server) recover(ctx context.Context) error {
 	}
 	for r := range refs {
 		err := s.settle(ctx, r[0], r[1], "")
+		if code := hallmark.CodeOf(err); code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved {
+			s.log.Error("the upstream can't be asked how a push ended; pushes to the reference are refused until it can", "repository", r[0], "ref", r[1], "error", err.Error())
+			continue
+		}
 		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {
 			s.log.Error("a reference was moved outside of the gate; pushes to it are refused", "repository", r[0], "ref", r[1], "error", err.Error())
 			continue

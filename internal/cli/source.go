@@ -14,10 +14,11 @@ func sourceCommand(s *streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	var name string
 	verify := &cobra.Command{
-		Use: "verify [PATH] --repository NAME", Short: "name every reference that moved outside of the gate", Args: cobra.MaximumNArgs(1),
+		Use: "verify [PATH|URL] --repository NAME", Short: "name every reference that moved outside of the gate", Args: cobra.MaximumNArgs(1),
 		Long: `Compare the branches and tags of a repository with what the log says of the one of
-that name: a clone, a mirror of an upstream, or without PATH the repository of this
-home. Every transition is verified, and that it follows from the one before.
+that name: a clone, what a URL shows, or without an argument the repository of this
+home and its upstream. Every transition is verified, and that it follows from the one
+before.
 
 Exits 3 when anything differs.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -40,7 +41,11 @@ Exits 3 when anything differs.`,
 				s.message(st)
 			} else {
 				for _, d := range st.Differences {
-					s.print("%s: %s is at %s, the log says %s: %s", d.Code, d.Ref, d.Is, d.Logged, d.Detail)
+					at := ""
+					if d.Where != "" {
+						at = " at " + d.Where
+					}
+					s.print("%s: %s is at %s%s, the log says %s: %s", d.Code, d.Ref, d.Is, at, d.Logged, d.Detail)
 				}
 				s.print("%d references and %d transitions of %s, %d differences", st.Refs, st.Transitions, st.Repository, len(st.Differences))
 			}
