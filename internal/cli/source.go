@@ -4,6 +4,8 @@
 package cli
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-sc/hallmark/internal/app"
@@ -14,7 +16,7 @@ func sourceCommand(s *streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	var name string
 	verify := &cobra.Command{
-		Use: "verify [PATH|URL] --repository NAME", Short: "name every reference that moved outside of the gate", Args: cobra.MaximumNArgs(1),
+		Use: "verify [NAME | PATH|URL --repository NAME]", Short: "name every reference that moved outside of the gate", Args: cobra.MaximumNArgs(1),
 		Long: `Compare the branches and tags of a repository with what the log says of the one of
 that name: a clone, what a URL shows, or without an argument the repository of this
 home and its upstream. Every transition is verified, and that it follows from the one
@@ -26,12 +28,15 @@ Exits 3 when anything differs.`,
 			if err != nil {
 				return err
 			}
-			if name == "" {
-				return usagef("source verify: want --repository NAME")
-			}
 			path := ""
 			if len(args) == 1 {
 				path = args[0]
+			}
+			if name == "" && !strings.Contains(path, "://") {
+				name, path = path, ""
+			}
+			if name == "" {
+				return usagef("source verify: want the name of a repository, or --repository NAME")
 			}
 			st, err := app.VerifySource(cmd.Context(), home, name, path)
 			if err != nil {
