@@ -156,7 +156,7 @@ func sameRefs(ctx context.Context, up *gitcli.Upstream, want map[string]string) 
 	}
 	for _, ref := range slices.Sorted(maps.Keys(have)) {
 		if have[ref] != want[ref] {
-			err := hallmark.Coded(hallmark.KindDenied, hallmark.CodeUpstreamMoved, "%s has %s at %s; here it begins at %s", up.URL, ref, have[ref], orNone(want[ref]))
+			err := hallmark.Coded(hallmark.KindDenied, hallmark.CodeUpstreamMoved, "%s shows %s at %s, and what is to begin here does not", up.URL, ref, have[ref])
 			return hallmark.WithHint(err, "hallmark repository import NAME --upstream "+up.URL+", which looks at what is there first")
 		}
 	}
