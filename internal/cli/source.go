@@ -60,6 +60,6 @@ Exits 3 when anything differs.`,
 			return nil
 		}}
 	verify.Flags().StringVar(&name, "repository", "", "name of the repository in this home")
-	cmd.AddCommand(verify)
+	cmd.AddCommand(verify, sourceAuditCommand(s))
 	return cmd
 }

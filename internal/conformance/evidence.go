@@ -245,7 +245,12 @@ func policy() Selector     { return Selector{PredicateType: intoto.PredicatePoli
 // what somebody said of a change.
 func transition() Selector { return Selector{PredicateType: intoto.PredicateTransition} }
 func review() Selector     { return Selector{PredicateType: intoto.PredicateReview} }
-func genesis() Selector    { return Selector{PredicateType: intoto.PredicateGenesis} }
+
+// forgeAudit is what was read of a repository at another forge, whatever it was.
+func forgeAudit() Selector {
+	return Selector{PredicateType: intoto.PredicateTestResult, Check: intoto.CheckForge, AnyResult: true}
+}
+func genesis() Selector { return Selector{PredicateType: intoto.PredicateGenesis} }
 
 // decision is the VSA of the latest verdict, PASSED or FAILED: for rows about
 // how decisions are made. passed must be PASSED.

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,6 +66,12 @@ type gitlabRule struct {
 	Push   *[]gitlabLevel `json:"push_access_levels"`
 	Force  *bool          `json:"allow_force_push"`
 	Owners *bool          `json:"code_owner_approval_required"`
+}
+
+// fits reports whether a rule is for a branch: "*" in its name stands for anything.
+func fits(rule, branch string) bool {
+	form, err := regexp.Compile("^" + strings.ReplaceAll(regexp.QuoteMeta(rule), `\*`, ".*") + "$")
+	return err == nil && form.MatchString(branch)
 }
 
 func (g *gitlab) path(rest string) string { return "/projects/" + url.PathEscape(g.repo.path) + rest }
@@ -172,7 +178,7 @@ func (g *gitlab) branches(ctx context.Context, p *source.Posture, full gitlabPro
 		b.ForcePush, b.Pushers, b.Deletable, b.Owners = source.Told([]string{source.Everybody}), source.Told([]string{source.Everybody}), source.Told(true), source.Told(false)
 		// Where several rules fit a branch, the most permissive one holds.
 		for _, r := range rules {
-			if fits, err := path.Match(r.Name, name); !(err == nil && fits) && r.Name != name && r.Name != "*" {
+			if !fits(r.Name, name) {
 				continue
 			}
 			if !b.Protected.Value {
@@ -309,7 +315,7 @@ func (g *gitlab) Repairs(w source.Wanted) ([]source.Repair, error) {
 				map[string]any{"name": b.Name, "merge_access_level": 40, "unprotect_access_level": 40, "allow_force_push": false})
 		case b.ForcePush.Read && len(b.ForcePush.Value) > 0:
 			for _, r := range g.rules {
-				if fits, _ := path.Match(r.Name, b.Name); (fits || r.Name == b.Name || r.Name == "*") && r.Force != nil && *r.Force && err == nil {
+				if fits(r.Name, b.Name) && r.Force != nil && *r.Force && err == nil {
 					err = mend(hallmark.CodeForgeForcePush, r.Name, "allow_force_push", true, false, http.MethodPatch, "/protected_branches/"+url.PathEscape(r.Name), nil)
 				}
 			}

@@ -290,3 +290,15 @@ func orAny(s string) string {
 func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
+
+// Reason is a finding as every other reason is told.
+func (a Aspect) Reason() hallmark.Reason {
+	r := hallmark.Reason{Code: a.Code, Check: "forge-settings", Message: a.Is + "; wanted: " + a.Want, Fix: a.Fix}
+	if a.On != "" {
+		r.Message = a.On + ": " + r.Message
+	}
+	if a.Outcome == hallmark.Errored {
+		r.Code, r.Field = hallmark.CodeForgeUnknown, string(a.Code)
+	}
+	return r
+}
