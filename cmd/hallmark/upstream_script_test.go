@@ -24,11 +24,12 @@ type backend struct {
 	dir, token string
 	address    string
 	tls        bool
+	proxy      http.Handler // instead of http-backend; nil is that
 
 	mu sync.Mutex
-	// before is called with each request for a service, before git has it, and after
-	// when git answered; the answer is lost if after says so.
-	before func(r *http.Request)
+	// before is called with each request, before git has it, which it does not get if
+	// before says so; after when git answered: the answer is lost if after says so.
+	before func(r *http.Request) (refused bool)
 	after  func(r *http.Request) (lost bool)
 	server *httptest.Server
 }
@@ -42,8 +43,13 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	before, after := b.before, b.after
 	b.mu.Unlock()
-	if before != nil {
-		before(r)
+	if before != nil && before(r) {
+		http.Error(w, "not now", http.StatusServiceUnavailable)
+		return
+	}
+	if b.proxy != nil {
+		b.answer(w, r, b.proxy, after)
+		return
 	}
 	git, err := exec.LookPath("git")
 	if err != nil {
@@ -51,6 +57,10 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h := cgi.Handler{Path: git, Args: []string{"http-backend"}, Env: []string{"GIT_PROJECT_ROOT=" + b.dir, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=gate", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "HOME=/nonexistent"}, Stderr: os.Stderr}
+	b.answer(w, r, &h, after)
+}
+
+func (b *backend) answer(w http.ResponseWriter, r *http.Request, h http.Handler, after func(*http.Request) bool) {
 	answer := httptest.NewRecorder()
 	h.ServeHTTP(answer, r)
 	if after != nil && after(r) {

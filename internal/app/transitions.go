@@ -179,6 +179,9 @@ func (s *Server) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := gitcli.EndForwards(ctx, s.home.Repositories()); err != nil {
+		return err
+	}
 	refs := map[[2]string]bool{}
 	for _, row := range logged {
 		t, err := s.home.readTransition(ctx, row.Bundle)

@@ -122,6 +122,9 @@ func (g *gitea) Read(ctx context.Context) (source.Posture, error) {
 	if p.Outsiders, err = seen(g.people, err); err != nil {
 		return p, err
 	}
+	if g.full.Permissions == nil || !g.full.Permissions.Admin { // a list that may be shortened
+		p.Outsiders, g.people = source.Unread[[]source.Collaborator]("the token is not an administrator's"), nil
+	}
 	type hook struct {
 		ID     int64             `json:"id"`
 		Config map[string]string `json:"config"`

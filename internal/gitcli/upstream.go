@@ -10,12 +10,15 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/source"
@@ -145,6 +148,7 @@ func (u *Upstream) Forward(ctx context.Context, in *Incoming, updates []source.U
 		args, specs = append(args, "--force-with-lease="+x.Ref+":"+old), append(specs, spec)
 	}
 	cmd := u.git(ctx, slices.Concat(args, []string{"--", u.URL}, specs)...)
+	cmd.Env = append(cmd.Env, forwards+filepath.Dir(in.dir))
 	if in.quarantine != "" {
 		cmd.Env = append(cmd.Env, "GIT_OBJECT_DIRECTORY="+in.quarantine, "GIT_ALTERNATE_OBJECT_DIRECTORIES="+filepath.Join(in.dir, "objects"))
 	}
@@ -160,6 +164,50 @@ func (u *Upstream) Forward(ctx context.Context, in *Incoming, updates []source.U
 			"let the account that the gate forwards with push there, or change what is pushed")
 	}
 	return u.unreachable("forwarding", said, err)
+}
+
+// forwards marks the processes that send to an upstream, by the directory of the
+// repository.
+const forwards = "HALLMARK_FORWARDS="
+
+// EndForwards ends what a killed server left of pushes to upstreams, for the
+// repositories below a directory. Git starts programs of its own, which the kernel
+// does not end with the server: one that goes on would move an upstream after
+// somebody asked it where it is. Nothing of it runs any more when this returns.
+func EndForwards(ctx context.Context, dir string) error {
+	for range 1000 {
+		left := 0
+		all, err := filepath.Glob("/proc/[0-9]*/environ")
+		if err != nil {
+			return fmt.Errorf("looking for processes: %w", err)
+		}
+		for _, file := range all {
+			env, err := os.ReadFile(file)
+			if err != nil { // gone, or somebody else's
+				continue
+			}
+			ours := slices.ContainsFunc(bytes.Split(env, []byte{0}), func(v []byte) bool {
+				at, ok := bytes.CutPrefix(v, []byte(forwards))
+				return ok && (string(at) == dir || strings.HasPrefix(string(at), dir+"/"))
+			})
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if ours && err == nil {
+				left++
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+					return fmt.Errorf("ending process %d, which still forwards: %w", pid, err)
+				}
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return hallmark.Errorf(hallmark.KindUnavailable, "processes of an earlier server still forward for %s and can't be ended", dir)
 }
 
 // rejected reads why the first reference was not taken: "!\tFROM:TO\tSUMMARY (WHY)".
@@ -222,7 +270,7 @@ func Shows(ctx context.Context, dir, id string) (bool, error) {
 	if !isObjectName(id) {
 		return false, hallmark.Errorf(hallmark.KindInvalid, "object name %.80q", id)
 	}
-	err := command(ctx, "--git-dir="+dir, "rev-list", "--quiet", "--objects", "--end-of-options", id, "--not", "--all").Run()
+	err := command(ctx, "--git-dir="+dir, "rev-list", "--quiet", "--objects", "--not", "--all", "--not", id).Run()
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil) {
 		return false, fmt.Errorf("looking for %s: %w", id, err)

@@ -163,6 +163,9 @@ func (p Posture) Judge(w Wanted) []Aspect {
 	if !p.DeployKeys.Read {
 		look(j, hallmark.CodeForgeDeployKey, "", p.DeployKeys, "no deploy key writes", "", nil)
 	}
+	if p.DeployKeys.Read && len(p.DeployKeys.Value) == 0 {
+		j.add(hallmark.CodeForgeDeployKey, "", true, "there is none", "no deploy key writes", "")
+	}
 	for _, k := range p.DeployKeys.Value {
 		is := "reads"
 		if k.Writes {
@@ -218,6 +221,9 @@ func outsiders(j *judging, all Known[[]Collaborator], w Wanted) {
 	if !all.Read {
 		look(j, hallmark.CodeForgeOutsider, "", all, "nobody from outside writes", "", nil)
 	}
+	if all.Read && len(all.Value) == 0 {
+		j.add(hallmark.CodeForgeOutsider, "", true, "there is nobody", "nobody from outside writes", "")
+	}
 	for _, c := range all.Value {
 		trusted := slices.Contains(w.Trusted, c.Name) || slices.Contains(w.Pushers, c.Name)
 		j.add(hallmark.CodeForgeOutsider, c.Name, !c.Writes || trusted, c.Permission, "read", "let them read only, or trust them: --trust "+c.Name)
@@ -227,6 +233,9 @@ func outsiders(j *judging, all Known[[]Collaborator], w Wanted) {
 func hooks(j *judging, all Known[[]Webhook]) {
 	if !all.Read {
 		look(j, hallmark.CodeForgeHookPlain, "", all, "webhooks are encrypted", "", nil)
+	}
+	if all.Read && len(all.Value) == 0 {
+		j.add(hallmark.CodeForgeHookPlain, "", true, "there is none", "webhooks are encrypted", "")
 	}
 	for _, h := range all.Value {
 		on := "hook " + h.ID + " to " + h.URL
