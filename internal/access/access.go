@@ -48,6 +48,22 @@ type Principal struct {
 	Aliases []string  `json:"aliases"` // other addresses of the same person in commits
 	SSHKeys []string  `json:"sshKeys"` // to sign in with: KEYTYPE KEY
 	OIDC    []Subject `json:"oidc"`
+
+	// To sign commits and tags with, beside the home's allowed signers.
+	OpenPGP []OpenPGPKey  `json:"openpgp,omitempty"`
+	X509    []Certificate `json:"x509,omitempty"`
+}
+
+// OpenPGPKey is an OpenPGP key that signs in a principal's name.
+type OpenPGPKey struct {
+	Fingerprint string `json:"fingerprint"` // of the primary key, upper-case hex
+	Key         string `json:"key"`         // the public key, base64
+}
+
+// Certificate is what a certificate must say to sign in a principal's name.
+type Certificate struct {
+	Name      string `json:"name"`      // email:ADDRESS or uri:URI, an alternative name of it
+	Authority string `json:"authority"` // PEM of the certificate of who issues it
 }
 
 // Subject is an identity that an OpenID Connect issuer vouches for.
@@ -108,6 +124,7 @@ const (
 	maxEntries = 20000
 	maxList    = 500
 	maxText    = 1000
+	maxKeyText = 100_000
 	maxBytes   = 3 << 20
 )
 
@@ -133,12 +150,13 @@ func Parse(name string, data []byte) (*Section, error) {
 }
 
 var (
-	nameForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,199}$`)
-	idForm     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
-	orgForm    = regexp.MustCompile(`^ORG_SOURCE_[A-Z0-9_]{1,80}$`)
-	checkForm  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,40}$`)
-	countForm  = regexp.MustCompile(`^[0-9]$`)
-	spiffeForm = regexp.MustCompile(`^spiffe://[a-z0-9._-]+/[A-Za-z0-9._/-]+$`)
+	nameForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,199}$`)
+	idForm      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+	orgForm     = regexp.MustCompile(`^ORG_SOURCE_[A-Z0-9_]{1,80}$`)
+	checkForm   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,40}$`)
+	countForm   = regexp.MustCompile(`^[0-9]$`)
+	openpgpForm = regexp.MustCompile(`^[0-9A-F]{40}([0-9A-F]{24})?$`)
+	spiffeForm  = regexp.MustCompile(`^spiffe://[a-z0-9._-]+/[A-Za-z0-9._/-]+$`)
 )
 
 // Check reports what is wrong with a section, by its field.
@@ -221,6 +239,9 @@ func (s *Section) checkPrincipals() (people map[string]bool, err error) {
 			}
 			credentials[c] = p.Name
 		}
+		if err := p.checkSigning(at, credentials); err != nil {
+			return nil, err
+		}
 	}
 	for i, p := range s.Principals {
 		if p.Kind != Person && !people[p.Owner] {
@@ -228,6 +249,35 @@ func (s *Section) checkPrincipals() (people map[string]bool, err error) {
 		}
 	}
 	return people, nil
+}
+
+// checkSigning checks what a principal signs with. Whether keys and certificates
+// are what they are called is seen where they are read.
+func (p Principal) checkSigning(at string, credentials map[string]string) error {
+	take := func(field, c string) error {
+		if who, taken := credentials[c]; taken {
+			return fmt.Errorf("%s.%s: %.200q is of %s already: a credential belongs to one principal", at, field, c, who)
+		}
+		credentials[c] = p.Name
+		return nil
+	}
+	for _, k := range p.OpenPGP {
+		if !openpgpForm.MatchString(k.Fingerprint) || len(k.Key) > maxKeyText {
+			return fmt.Errorf("%s.openpgp: %.80q: want a whole fingerprint in upper-case hex and a key of at most %d characters", at, k.Fingerprint, maxKeyText)
+		}
+		if err := take("openpgp", "openpgp:"+k.Fingerprint); err != nil {
+			return err
+		}
+	}
+	for _, c := range p.X509 {
+		if kind, value, _ := strings.Cut(c.Name, ":"); kind != "email" && kind != "uri" || value == "" || control(c.Name) || len(c.Name) > maxText || len(c.Authority) > maxKeyText {
+			return fmt.Errorf("%s.x509: %.80q: want email:ADDRESS or uri:URI, and an authority", at, c.Name)
+		}
+		if err := take("x509", "x509:"+c.Name+" "+c.Authority); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Section) checkRefs(people map[string]bool) error {

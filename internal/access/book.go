@@ -193,6 +193,9 @@ func (b *Book) WhoCan(p Permission, repository, ref string, at time.Time) []Hold
 	return out
 }
 
+// Principals lists everybody, in the order of the section.
+func (b *Book) Principals() []Principal { return slices.Clone(b.section.Principals) }
+
 // Grants lists every grant, in the order of the section.
 func (b *Book) Grants() []Grant { return slices.Clone(b.section.Grants) }
 

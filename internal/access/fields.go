@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/hallmark-sc/hallmark"
 )
 
 // Fields are the section as whoever signs a policy compares it: every value under
@@ -26,6 +28,16 @@ func (s *Section) Fields() map[string]string {
 		set(out, at+"sshKeys", list(p.SSHKeys))
 		for _, o := range p.OIDC {
 			out[at+"oidc."+o.Issuer+"."+o.Subject] = "signs in"
+		}
+		for _, k := range p.OpenPGP {
+			out[at+"openpgp."+k.Fingerprint] = digestText(k.Key)
+		}
+		for _, c := range p.X509 {
+			key := at + "x509." + c.Name
+			for out[key] != "" { // the same name of several authorities
+				key += "+"
+			}
+			out[key] = "by authority " + digestText(c.Authority)
 		}
 	}
 	for _, g := range s.Grants {
@@ -48,6 +60,9 @@ func (s *Section) Fields() map[string]string {
 	set(out, "access.refs", list(order)) // their order counts
 	return out
 }
+
+// digestText stands for what is too long to show.
+func digestText(s string) string { return string(hallmark.DigestOf([]byte(s))) }
 
 func set(m map[string]string, k, v string) {
 	if v != "" {

@@ -252,7 +252,7 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	verifySigner, err := commitVerifier(s.home.document.AllowedSigners)
+	verifySigner, err := commitVerifier(s.home.document)
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,8 @@ func accessPrincipalCommand(s *streams) *cobra.Command {
 	f.BoolVar(&p.Outside, "outside", false, "an outside collaborator: nothing of theirs runs or lands unapproved")
 	f.StringArrayVar(&p.Aliases, "alias", nil, "another mail address of the same person in commits (repeat)")
 	f.StringArrayVar(&p.KeyFiles, "ssh-key", nil, "public key file to sign in with (repeat)")
+	f.StringArrayVar(&p.OpenPGPFiles, "openpgp-key", nil, "public OpenPGP key file to sign commits with (repeat)")
+	f.StringArrayVar(&p.X509Files, "x509", nil, "file to sign commits by: lines of email:ADDRESS or uri:URI as certificates say it, then the authority's certificate in PEM (repeat)")
 	f.StringArrayVar(&p.OIDC, "oidc", nil, "ISSUER#SUBJECT to sign in with (repeat)")
 	f.BoolVar(&p.Remove, "remove", false, "remove the principal and its grants")
 	passphraseFlag(cmd, &passFile)
