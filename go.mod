@@ -4,7 +4,9 @@ go 1.26.8
 
 require (
 	github.com/CycloneDX/cyclonedx-go v0.12.0 // CycloneDX 1.6 documents
+	github.com/ProtonMail/go-crypto v1.5.2 // OpenPGP keys and signatures
 	github.com/cilium/ebpf v0.22.0 // tracing: processes by BPF
+	github.com/coreos/go-oidc/v3 v3.20.0 // OpenID Connect: discovery, ID tokens
 	github.com/cyberphone/json-canonicalization v0.0.0-20241213102144-19d51d7fe467 // RFC 8785
 	github.com/digitorus/timestamp v0.0.0-20231217203849-220c5c2851b7 // RFC 3161 timestamps
 	github.com/google/certificate-transparency-go v1.3.3 // SCT structures
@@ -27,8 +29,10 @@ require (
 	github.com/sigstore/rekor-tiles/v2 v2.3.0 // log entries, checkpoints as stock clients read them
 	github.com/sigstore/sigstore v1.10.11 // signers and verifiers
 	github.com/sigstore/sigstore-go v1.3.0 // verification of bundles, trusted roots
+	github.com/smallstep/pkcs7 v0.2.3 // CMS: signatures by certificate
 	github.com/spdx/tools-golang v0.5.7 // SPDX 2.3 documents
 	github.com/spf13/cobra v1.10.2 // command line
+	github.com/spiffe/go-spiffe/v2 v2.9.0 // SPIFFE IDs, X.509-SVIDs
 	github.com/transparency-dev/formats v0.1.1 // checkpoints, cosignatures
 	github.com/transparency-dev/merkle v0.0.2 // proofs
 	github.com/transparency-dev/tessera v1.0.4 // the transparency log
@@ -62,7 +66,6 @@ require (
 	github.com/Masterminds/goutils v1.1.1 // indirect
 	github.com/Masterminds/semver/v3 v3.5.0 // indirect
 	github.com/Masterminds/sprig/v3 v3.3.0 // indirect
-	github.com/ProtonMail/go-crypto v1.5.2 // indirect
 	github.com/STARRY-S/zip v0.2.3 // indirect
 	github.com/agext/levenshtein v1.2.3 // indirect
 	github.com/agnivade/levenshtein v1.2.1 // indirect
@@ -87,7 +90,6 @@ require (
 	github.com/clipperhouse/uax29/v2 v2.7.0 // indirect
 	github.com/cloudflare/circl v1.6.3 // indirect
 	github.com/containerd/typeurl/v2 v2.3.0 // indirect
-	github.com/coreos/go-oidc/v3 v3.20.0 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
 	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // indirect
 	github.com/digitorus/pkcs7 v0.0.0-20230818184609-3a137a874352 // indirect
@@ -187,14 +189,12 @@ require (
 	github.com/sigstore/rekor v1.5.3 // indirect
 	github.com/sigstore/timestamp-authority/v2 v2.1.3 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
-	github.com/smallstep/pkcs7 v0.2.3 // indirect
 	github.com/sorairolake/lzip-go v0.3.8 // indirect
 	github.com/sourcegraph/conc v0.3.1-0.20240121214520-5f936abd7ae8 // indirect
 	github.com/spf13/afero v1.15.0 // indirect
 	github.com/spf13/cast v1.10.0 // indirect
 	github.com/spf13/pflag v1.0.10 // indirect
 	github.com/spf13/viper v1.21.0 // indirect
-	github.com/spiffe/go-spiffe/v2 v2.9.0 // indirect
 	github.com/subosito/gotenv v1.6.0 // indirect
 	github.com/tchap/go-patricia/v2 v2.3.3 // indirect
 	github.com/tetratelabs/wazero v1.12.0 // indirect

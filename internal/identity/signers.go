@@ -84,7 +84,7 @@ func (s *Signers) Verify(armored, data []byte, at time.Time) ([]hallmark.Princip
 }
 
 // maxSignature bounds one signature: a certificate chain fits.
-const maxSignature = 64 << 10
+const maxSignature = 24 << 10
 
 // unpack reads base64 between two lines with nothing before, after or inside.
 func unpack(armored []byte, kind string) ([]byte, error) {
