@@ -32,7 +32,6 @@ require (
 	github.com/smallstep/pkcs7 v0.2.3 // CMS: signatures by certificate
 	github.com/spdx/tools-golang v0.5.7 // SPDX 2.3 documents
 	github.com/spf13/cobra v1.10.2 // command line
-	github.com/spiffe/go-spiffe/v2 v2.9.0 // SPIFFE IDs, X.509-SVIDs
 	github.com/transparency-dev/formats v0.1.1 // checkpoints, cosignatures
 	github.com/transparency-dev/merkle v0.0.2 // proofs
 	github.com/transparency-dev/tessera v1.0.4 // the transparency log
@@ -40,6 +39,7 @@ require (
 	go.yaml.in/yaml/v3 v3.0.6 // pipeline files with lines and columns
 	golang.org/x/crypto v0.58.0 // SSH keys
 	golang.org/x/mod v0.42.0 // signed notes, go.mod
+	golang.org/x/oauth2 v0.37.0 // authorization code flow with PKCE
 	golang.org/x/sync v0.24.0 // errgroup
 	golang.org/x/sys v0.49.0 // namespaces, seccomp
 	golang.org/x/term v0.47.0 // is it a terminal
@@ -110,6 +110,7 @@ require (
 	github.com/go-git/gcfg v1.5.1-0.20230307220236-3a3c6141e376 // indirect
 	github.com/go-git/go-billy/v5 v5.9.2 // indirect
 	github.com/go-git/go-git/v5 v5.19.3 // indirect
+	github.com/go-jose/go-jose/v4 v4.1.5 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
 	github.com/go-openapi/analysis v0.25.5 // indirect
@@ -226,7 +227,6 @@ require (
 	go4.org v0.0.0-20230225012048-214862532bf5 // indirect
 	golang.org/x/exp v0.0.0-20260603202125-055de637280b // indirect
 	golang.org/x/net v0.61.0 // indirect
-	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da // indirect
 	google.golang.org/genproto v0.0.0-20260715232425-e75dac1f907d // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260825221802-da73d73af1c5 // indirect

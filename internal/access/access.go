@@ -27,6 +27,33 @@ type Section struct {
 	Principals []Principal `json:"principals"`
 	Grants     []Grant     `json:"grants"`
 	Refs       []RefRule   `json:"refs"`
+	// Issuers are the OpenID Connect providers that may vouch for somebody, and
+	// TrustDomains those whose workloads may show a certificate. Nobody else may.
+	Issuers      []Issuer      `json:"issuers,omitempty"`
+	TrustDomains []TrustDomain `json:"trustDomains,omitempty"`
+}
+
+// Issuer is an OpenID Connect provider.
+type Issuer struct {
+	URL      string `json:"issuer"`   // as its tokens say it, exactly
+	Audience string `json:"audience"` // whom its tokens must be for: our client id
+	Claim    string `json:"claim"`    // the claim that is the subject of principals: sub
+	// Flow: code has persons sign in by a browser, and each token answers a request
+	// of ours; token takes what a robot was given, once each.
+	Flow    string            `json:"flow"`
+	Require map[string]string `json:"require,omitempty"` // claims, with their values
+}
+
+// Flows of an issuer.
+const (
+	FlowCode  = "code"
+	FlowToken = "token"
+)
+
+// TrustDomain is a SPIFFE trust domain and its authorities.
+type TrustDomain struct {
+	Name        string `json:"name"`        // without spiffe://
+	Authorities string `json:"authorities"` // certificates in PEM
 }
 
 // Kinds of principals.
@@ -156,6 +183,9 @@ var (
 	checkForm   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,40}$`)
 	countForm   = regexp.MustCompile(`^[0-9]$`)
 	openpgpForm = regexp.MustCompile(`^[0-9A-F]{40}([0-9A-F]{24})?$`)
+	issuerForm  = regexp.MustCompile(`^(https://[^/\s?#@]+|http://(127\.0\.0\.1|localhost):[0-9]+)(/[!-~]*)?$`)
+	claimForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_:./-]{0,100}$`)
+	domainForm  = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`)
 	spiffeForm  = regexp.MustCompile(`^spiffe://[a-z0-9._-]+/[A-Za-z0-9._/-]+$`)
 )
 
@@ -163,6 +193,9 @@ var (
 func (s *Section) Check() error {
 	if len(s.Principals) > maxEntries || len(s.Grants) > maxEntries || len(s.Refs) > maxList {
 		return fmt.Errorf("principals, grants: at most %d, refs: at most %d", maxEntries, maxList)
+	}
+	if err := s.checkIssuers(); err != nil {
+		return err
 	}
 	people, err := s.checkPrincipals()
 	if err != nil {
@@ -230,8 +263,8 @@ func (s *Section) checkPrincipals() (people map[string]bool, err error) {
 			credentials[print] = p.Name
 		}
 		for _, o := range p.OIDC {
-			if !strings.HasPrefix(o.Issuer, "https://") && !strings.HasPrefix(o.Issuer, "http://127.0.0.1:") || o.Subject == "" || control(o.Issuer+o.Subject) {
-				return nil, fmt.Errorf("%s.oidc: want an https issuer and a subject", at)
+			if !issuerForm.MatchString(o.Issuer) || o.Subject == "" || len(o.Subject) > maxText || !ascii(o.Subject) {
+				return nil, fmt.Errorf("%s.oidc: want an https issuer and a subject in ASCII: %+.80q", at, o.Subject)
 			}
 			c := o.Issuer + "\x00" + o.Subject
 			if who, taken := credentials[c]; taken {
@@ -249,6 +282,47 @@ func (s *Section) checkPrincipals() (people map[string]bool, err error) {
 		}
 	}
 	return people, nil
+}
+
+func (s *Section) checkIssuers() error {
+	seen := map[string]bool{}
+	for i, o := range s.Issuers {
+		at := fmt.Sprintf("issuers[%d]", i)
+		switch {
+		case !issuerForm.MatchString(o.URL) || !ascii(o.URL) || len(o.URL) > maxText || seen[o.URL]:
+			return fmt.Errorf("%s.issuer: %+.120q: want https://HOST[/PATH] as its tokens say it, each once", at, o.URL)
+		case o.Audience == "" || !ascii(o.Audience) || len(o.Audience) > maxText:
+			return fmt.Errorf("%s.audience: %+.80q: want the client id that tokens are for", at, o.Audience)
+		case !claimForm.MatchString(o.Claim):
+			return fmt.Errorf("%s.claim: %+.80q: want the claim that names the principal, such as sub", at, o.Claim)
+		case o.Flow != FlowCode && o.Flow != FlowToken:
+			return fmt.Errorf("%s.flow: %.40q: want %s or %s", at, o.Flow, FlowCode, FlowToken)
+		case len(o.Require) > 50:
+			return fmt.Errorf("%s.require: want at most 50 claims", at)
+		}
+		for name, value := range o.Require {
+			if !claimForm.MatchString(name) || value == "" || !ascii(value) || len(value) > maxText {
+				return fmt.Errorf("%s.require: %+.80q=%+.80q: want a claim and its value", at, name, value)
+			}
+		}
+		seen[o.URL] = true
+	}
+	for i, d := range s.TrustDomains {
+		at := fmt.Sprintf("trustDomains[%d]", i)
+		if !domainForm.MatchString(d.Name) || seen["spiffe://"+d.Name] {
+			return fmt.Errorf("%s.name: %+.80q: want the name of a trust domain, each once", at, d.Name)
+		}
+		if d.Authorities == "" || len(d.Authorities) > maxKeyText {
+			return fmt.Errorf("%s.authorities: want certificates in PEM", at)
+		}
+		seen["spiffe://"+d.Name] = true
+	}
+	return nil
+}
+
+// ascii keeps names apart that look alike.
+func ascii(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // checkSigning checks what a principal signs with. Whether keys and certificates

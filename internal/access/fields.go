@@ -57,6 +57,16 @@ func (s *Section) Fields() map[string]string {
 			out[fmt.Sprintf("%sowners.%d", at, i+1)] = list(o.Paths) + ": " + list(o.Owners)
 		}
 	}
+	for _, i := range s.Issuers {
+		at := "access.issuers." + i.URL + "."
+		out[at+"audience"], out[at+"claim"], out[at+"flow"] = i.Audience, i.Claim, i.Flow
+		for name, value := range i.Require {
+			out[at+"require."+name] = value
+		}
+	}
+	for _, d := range s.TrustDomains {
+		out["access.trustDomains."+d.Name] = "by authorities " + digestText(d.Authorities)
+	}
 	set(out, "access.refs", list(order)) // their order counts
 	return out
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
@@ -58,6 +59,7 @@ type Server struct {
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
+	oidc     *identity.OIDC
 
 	mu    sync.RWMutex
 	state *rules
@@ -126,7 +128,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts, oidc: identity.NewOIDC(nil, now)}
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
 	var lock *os.File
 	done := func() {
