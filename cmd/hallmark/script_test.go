@@ -100,6 +100,7 @@ func TestScript(t *testing.T) {
 			"dropeach":     cmdDropEach,
 			"forge":        cmdForge,
 			"get":          cmdGet,
+			"gnupg":        cmdGnuPG,
 			"heldid":       cmdChangeID("stderr"),
 			"home":         cmdHome,
 			"index":        cmdIndex,

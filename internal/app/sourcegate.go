@@ -5,7 +5,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,7 +22,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gate"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
-	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -33,28 +31,6 @@ import (
 type sourceGate struct{ s *Server }
 
 type verdictOf = source.Verdict
-
-// commitVerifier checks commit signatures against the policy's allowed signers.
-func commitVerifier(allowed string) (func(sig, signed []byte, at time.Time) source.Verdict, error) {
-	signers, err := identity.ParseAllowedSigners("allowedSigners", []byte(allowed))
-	if err != nil {
-		return nil, fmt.Errorf("reading the policy's allowed signers: %w", err)
-	}
-	return func(sig, signed []byte, at time.Time) source.Verdict {
-		who, err := signers.VerifySSH(sig, signed, at)
-		v := source.Verdict{Principals: who}
-		switch {
-		case err == nil:
-			return v
-		case errors.Is(err, identity.ErrNotAllowed):
-			v.Code = hallmark.CodeSourceSignerNotAllowed
-		default:
-			v.Code = hallmark.CodeSourceSignatureInvalid
-		}
-		v.Message = err.Error()
-		return v
-	}, nil
-}
 
 // Authenticate takes a token as the password of HTTP's basic authentication, or
 // as a bearer's.
