@@ -86,7 +86,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
-	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
+	signer := h.signing()
 	cleanup := func() error { return errors.Join(signer.close(), durable.RemoveTree(work), lock.Close()) }
 	defer func() {
 		if err != nil {
@@ -131,11 +131,11 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	pc = pipeline.Config{
 		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), ImageScanner: imageScanner{sc, h.stores.blobs}, Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room, h), given: gifts, order: order{requester: localRequester(), parameters: cfg.Parameters}},
 		Documents: documents{}, Signer: signer, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
-		Saves: sealedSaves{h.stores.index, h.keys.Seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
+		Saves: sealedSaves{h.stores.index, h.seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},
 		TrustedRoot: h.trustedJSON, Roots: h.rootsJSON, VerifierID: h.id.verifierID(), WorkDir: work, DepsDir: h.Deps(),
 		ReuseMaxAge: h.params.ReuseMaxAge, Clock: now, Progress: cfg.Progress,
-		BuilderCert: pipeline.CertificateIdentity{Issuer: "https://" + h.id.trustDomain(), SAN: "spiffe://" + h.id.trustDomain() + "/builder/local"},
+		BuilderCert: pipeline.CertificateIdentity{Issuer: "https://" + h.id.trustDomain(), SAN: h.builderSAN()},
 		ReleaseKey:  releaseKey(roots),
 	}
 	if err := os.MkdirAll(h.Deps(), 0o755); err != nil {

@@ -34,10 +34,11 @@ import (
 // ServerFile is the configuration of hallmark serve. It holds nothing that
 // decides: who may do what stands in the signed policy.
 type ServerFile struct {
-	Listen  string      `yaml:"listen"` // address and port
-	Names   []string    `yaml:"names"`  // DNS names and addresses that clients use
-	TLS     ServerTLS   `yaml:"tls"`
-	Limits  ServerLimit `yaml:"limits"`
+	Listen  string       `yaml:"listen"` // address and port
+	Names   []string     `yaml:"names"`  // DNS names and addresses that clients use
+	TLS     ServerTLS    `yaml:"tls"`
+	Limits  ServerLimit  `yaml:"limits"`
+	Signer  ServerSigner `yaml:"signer"`
 	maximum int64
 }
 
@@ -91,7 +92,7 @@ func ReadServerFile(path string) (ServerFile, error) {
 	}), hint)
 }
 
-var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "")
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerSigner", "")
 
 // lineOf is where a field stands, or what it would stand in.
 func lineOf(n *yaml.Node, field []string) int {
@@ -125,6 +126,9 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
 		return bad("tls", "want certificate and key, or neither")
+	}
+	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
+		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")
 	}
 	for suffix, unit := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
 		n, err := strconv.ParseInt(strings.TrimSuffix(f.Limits.Push, suffix), 10, 64)
