@@ -91,14 +91,14 @@ func newNotary(ctx context.Context, cfg SignerConfig) (n *notary.Notary, done fu
 		s.memory = h.memoryDir()
 		return s
 	}}
-	done = func() {
+	leave := func() {
 		shared.end()
 		h.Close()
 		lock.Close()
 	}
 	defer func() {
 		if err != nil {
-			done()
+			leave()
 		}
 	}()
 	if err := h.loadKeys(cfg.Passphrase); err != nil {
@@ -111,7 +111,7 @@ func newNotary(ctx context.Context, cfg SignerConfig) (n *notary.Notary, done fu
 		For: cfg.For, TrustDomain: h.id.trustDomain(), Origin: h.id.origin(), VerifierID: h.id.verifierID(),
 		Signer: &notarySigner{shared: shared, home: h}, Law: &homeLaw{home: h}, Levels: sourceLevels, Clock: now, Log: cfg.Log,
 	})
-	return n, done, err
+	return n, leave, err
 }
 
 // openSignerHome opens a home without the stores of the server, which are another

@@ -33,23 +33,26 @@ func openServed(ctx context.Context, cfg ServeConfig) (h *Home, done func(), err
 		return h, func() {}, err
 	}
 	l := Layout{cfg.Home}
-	if h, err = readHome(cfg.Home); err != nil {
+	home, err := readHome(cfg.Home)
+	if err != nil {
 		return nil, nil, err
 	}
-	done = func() {}
+	stop := func() {}
 	defer func() {
 		if err != nil {
-			done()
-			h.Close()
+			stop()
+			home.Close()
 		}
 	}()
 	if user := cfg.Config.Signer.User; user != "" {
 		if _, err := PrepareSigner(ctx, cfg.Home, user); err != nil {
 			return nil, nil, err
 		}
-		if done, err = keepSigner(l, cfg); err != nil {
+		end, err := keepSigner(l, cfg)
+		if err != nil {
 			return nil, nil, err
 		}
+		stop = end
 	}
 	owner, err := ownerOf(l.Keys())
 	if err != nil {
@@ -63,15 +66,15 @@ func openServed(ctx context.Context, cfg ServeConfig) (h *Home, done func(), err
 	if socket == "" {
 		socket = l.SignerSocket()
 	}
-	remote, err := newRemoteSigner(h, notary.ClientConfig{Socket: socket, UID: owner.uid, TrustDomain: h.id.trustDomain()}, cfg.Log)
+	remote, err := newRemoteSigner(home, notary.ClientConfig{Socket: socket, UID: owner.uid, TrustDomain: home.id.trustDomain()}, cfg.Log)
 	if err != nil {
 		return nil, nil, err
 	}
 	if os.Geteuid() == 0 {
 		remote.mend = func() error { return mendLog(l) }
 	}
-	h.remote = remote
-	return h, done, remote.meet(ctx)
+	home.remote = remote
+	return home, stop, remote.meet(ctx)
 }
 
 // meet asks the signer who it is, once: a server that can't have anything signed
