@@ -94,21 +94,24 @@ func (n *Conn) Seal(ctx context.Context, purpose string, b []byte) ([]byte, erro
 // again is safe: the same statement is signed once more at worst.
 func (n *Conn) ask(ctx context.Context, req request) (response, error) {
 	defer context.AfterFunc(ctx, func() { n.c.SetDeadline(time.Now()) })()
+	b, err := frame(req)
+	if err != nil {
+		return response{}, err
+	}
 	var res response
-	err := n.c.SetDeadline(time.Now().Add(signTime + messageTime))
-	if err == nil && ctx.Err() != nil {
+	if err = n.c.SetDeadline(time.Now().Add(signTime + messageTime)); err == nil {
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = writeFrame(n.c, req)
+		_, err = n.c.Write(b)
+	} else {
+		n.c.SetDeadline(time.Now())
 	}
-	if err == nil || hallmark.CodeOf(err) != hallmark.CodeSignerMessage { // who refuses may have said why before it was asked
-		size, rerr := readLength(n.c)
-		if rerr == nil {
-			err = readBody(n.c, size, &res)
-		} else if err == nil {
-			err = rerr
-		}
+	// Who refuses an asker may have said why, and closed, before it was asked.
+	if size, rerr := readLength(n.c); rerr == nil {
+		err = readBody(n.c, size, &res)
+	} else if err == nil {
+		err = rerr
 	}
 	if err != nil {
 		return response{}, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSignerUnreachable, "asking the signer: %w", err)

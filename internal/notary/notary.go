@@ -150,7 +150,7 @@ func (n *Notary) serve(ctx, end context.Context, c *net.UnixConn) {
 	defer func() { n.memory.Release(s.held) }()
 	for end.Err() == nil {
 		var req request
-		size, err := n.read(ctx, c, &req)
+		size, err := n.read(ctx, end, c, &req)
 		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -173,9 +173,12 @@ func (n *Notary) serve(ctx, end context.Context, c *net.UnixConn) {
 }
 
 // read takes one message, once there is room for it.
-func (n *Notary) read(ctx context.Context, c *net.UnixConn, req *request) (held int64, err error) {
+func (n *Notary) read(ctx, end context.Context, c *net.UnixConn, req *request) (held int64, err error) {
 	if err := c.SetReadDeadline(time.Now().Add(idleTime)); err != nil {
 		return 0, err
+	}
+	if end.Err() != nil { // which ended the wait that this one replaced
+		return 0, io.EOF
 	}
 	size, err := readLength(c)
 	if err != nil {
@@ -187,13 +190,13 @@ func (n *Notary) read(ctx context.Context, c *net.UnixConn, req *request) (held 
 	if n.memory.Acquire(wait, held) != nil {
 		return 0, hallmark.Coded(hallmark.KindUnavailable, hallmark.CodeSignerMessage, "the signer has no room for a message of %d bytes now", size)
 	}
-	if err := c.SetReadDeadline(time.Now().Add(messageTime)); err == nil {
-		err = readBody(c, size, req)
+	if err := c.SetReadDeadline(time.Now().Add(messageTime)); err != nil {
+		return held, err
 	}
-	if err == nil {
-		err = req.check()
+	if err := readBody(c, size, req); err != nil {
+		return held, err
 	}
-	return held, err
+	return held, req.check()
 }
 
 func (s *session) answer(ctx context.Context, req request) (response, error) {

@@ -162,14 +162,21 @@ func readBody(r io.Reader, size uint32, v any) error {
 	return nil
 }
 
-func writeFrame(w io.Writer, v any) error {
+func frame(v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encoding a message: %w", err)
+		return nil, badMessage("encoding it: %w", err)
 	}
 	if len(b) > maxFrame {
-		return badMessage("%d bytes: the limit is %d", len(b), maxFrame)
+		return nil, badMessage("%d bytes: the limit is %d", len(b), maxFrame)
 	}
-	_, err = w.Write(append(binary.BigEndian.AppendUint32(make([]byte, 0, len(b)+4), uint32(len(b))), b...))
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, len(b)+4), uint32(len(b))), b...), nil
+}
+
+func writeFrame(w io.Writer, v any) error {
+	b, err := frame(v)
+	if err == nil {
+		_, err = w.Write(b)
+	}
 	return err
 }
