@@ -11,7 +11,6 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/notary"
-	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -234,8 +233,6 @@ func (r *remoteSigner) warm(ctx context.Context) {
 
 func (r *remoteSigner) end() {}
 
-func (r *remoteSigner) close() error { return nil }
-
 // Seal has the notary make the code of a saved result.
 func (r *remoteSigner) Seal(purpose string, b []byte) (code []byte, err error) {
 	err = r.with(context.Background(), func(ctx context.Context, c *notary.Conn) error {
@@ -243,20 +240,6 @@ func (r *remoteSigner) Seal(purpose string, b []byte) (code []byte, err error) {
 		return err
 	})
 	return code, err
-}
-
-// Sign implements pipeline.Signer: what the platform signs is a server's build.
-func (r *remoteSigner) Sign(ctx context.Context, role pipeline.Role, st intoto.Statement, permit *pipeline.Permit) (pipeline.Signed, error) {
-	who, ok := map[pipeline.Role]sign.Identity{pipeline.Observer: sign.Observer, pipeline.Platform: sign.Server, pipeline.Release: sign.Release}[role]
-	if !ok {
-		return pipeline.Signed{}, hallmark.Errorf(hallmark.KindInternal, "no identity for role %d", role)
-	}
-	var p *sign.Permit
-	if permit != nil {
-		p = &sign.Permit{Statement: permit.Statement, BuildPolicy: permit.Policy, Decision: permit.Decision}
-	}
-	b, err := r.sign(ctx, who, st, p)
-	return pipeline.Signed{JSON: b.JSON, Statement: b.Statement, Digest: b.Digest}, err
 }
 
 // statementSigner signs for a server.
@@ -271,24 +254,7 @@ type statementSigner interface {
 var (
 	_ statementSigner = (*sharedSigner)(nil)
 	_ statementSigner = (*remoteSigner)(nil)
-	_ runSigner       = (*logSigner)(nil)
-	_ runSigner       = (*remoteSigner)(nil)
 )
-
-// runSigner signs for one run.
-type runSigner interface {
-	pipeline.Signer
-	close() error
-}
-
-// signing is who signs for a run of this home: its keys, or the notary of a home
-// that was opened without them.
-func (h *Home) signing() runSigner {
-	if h.remote != nil {
-		return h.remote
-	}
-	return newSigner(h.Layout, h.id, h.keys, h.stores)
-}
 
 // seal makes the code of a saved result.
 func (h *Home) seal(purpose string, b []byte) ([]byte, error) {
@@ -296,21 +262,4 @@ func (h *Home) seal(purpose string, b []byte) ([]byte, error) {
 		return h.remote.Seal(purpose, b)
 	}
 	return h.keys.Seal(purpose, b)
-}
-
-// builderID is whose builds this home signs: only a signer of another user makes
-// them a server's.
-func (h *Home) builderID() string {
-	if h.remote != nil {
-		return intoto.BuilderServer
-	}
-	return intoto.BuilderLocal
-}
-
-// builderSAN is the identity in the certificate of these builds.
-func (h *Home) builderSAN() string {
-	if h.remote != nil {
-		return "spiffe://" + h.id.trustDomain() + "/builder/server"
-	}
-	return "spiffe://" + h.id.trustDomain() + "/builder/local"
 }

@@ -86,7 +86,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
-	signer := h.signing()
+	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
 	cleanup := func() error { return errors.Join(signer.close(), durable.RemoveTree(work), lock.Close()) }
 	defer func() {
 		if err != nil {
@@ -135,7 +135,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},
 		TrustedRoot: h.trustedJSON, Roots: h.rootsJSON, VerifierID: h.id.verifierID(), WorkDir: work, DepsDir: h.Deps(),
 		ReuseMaxAge: h.params.ReuseMaxAge, Clock: now, Progress: cfg.Progress,
-		BuilderCert: pipeline.CertificateIdentity{Issuer: "https://" + h.id.trustDomain(), SAN: h.builderSAN()},
+		BuilderCert: pipeline.CertificateIdentity{Issuer: "https://" + h.id.trustDomain(), SAN: "spiffe://" + h.id.trustDomain() + "/builder/local"},
 		ReleaseKey:  releaseKey(roots),
 	}
 	if err := os.MkdirAll(h.Deps(), 0o755); err != nil {

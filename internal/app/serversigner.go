@@ -13,6 +13,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/notary"
+	"github.com/hallmark-sc/hallmark/intoto"
 )
 
 // ServerSigner says who has the keys of a server: a signer that something else
@@ -109,7 +110,12 @@ func keepSigner(l Layout, cfg ServeConfig) (stop func(), err error) {
 
 // builderID is whose builds this server's are: a server's only where another user
 // has the keys.
-func (s *Server) builderID() string { return s.home.builderID() }
+func (s *Server) builderID() string {
+	if s.home.remote != nil {
+		return intoto.BuilderServer
+	}
+	return intoto.BuilderLocal
+}
 
 // settlePolicyFile writes policy.json where a killed change left the version
 // before: the signer reads that file and no blobs.

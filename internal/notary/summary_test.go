@@ -46,6 +46,11 @@ func (l *lab) evidence(c *Conn) [][]byte {
 		must(l.t, err)
 		over = append(over, signed(st))
 	}
+	for _, p := range []string{intoto.PredicateSPDX, intoto.PredicateCycloneDX} {
+		st, err := attest.Inventory(p, attest.Products(b), []byte(`{"bomFormat":"x"}`))
+		must(l.t, err)
+		over = append(over, signed(st))
+	}
 	payload, permit := l.provenance(b, over)
 	raw, err := c.Sign(l.t.Context(), "server", payload, permit, nil)
 	must(l.t, err)

@@ -181,7 +181,7 @@ func sameContent(a, b hallmark.Revision) bool {
 }
 
 // byBuilder reports whether signer, build type and builder.id belong together: a
-// wrapped command has those of its own, and so have a server's builds.
+// wrapped command and a server have those of their own.
 func (f fact) byBuilder() bool {
 	if f.BuilderID == intoto.BuilderWrap {
 		return f.Signer == "wrapper" && f.BuildType == intoto.BuildTypeCommand

@@ -241,17 +241,17 @@ command_type := "https://hallmark-sc.github.io/build-types/command/v1"
 
 wrapped(p) if p.builderId == "https://hallmark-sc.github.io/builders/wrap"
 
-served(p) if p.builderId == "https://hallmark-sc.github.io/builders/server"
+hosted(p) if p.builderId == "https://hallmark-sc.github.io/builders/server"
 
 by_builder(p) if {
 	p.signer == "builder"
 	not wrapped(p)
-	not served(p)
+	not hosted(p)
 }
 
 by_builder(p) if {
 	p.signer == "server"
-	served(p)
+	hosted(p)
 }
 
 by_builder(p) if {
