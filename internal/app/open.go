@@ -36,6 +36,7 @@ type Home struct {
 	stores      *stores
 	own         string        // where memory and index lie; "" is in the home
 	remote      *remoteSigner // signs for a home that was opened without its keys
+	journal     journal       // of the log; read when it is first asked
 }
 
 // OpenHome opens a home with its keys; a nil passphrase opens unencrypted keys

@@ -55,6 +55,7 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	alerts   *alerter
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
@@ -82,6 +83,9 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	}
 	defer done()
 	if err := s.recover(ctx); err != nil {
+		return err
+	}
+	if err := s.configured(ctx); err != nil {
 		return err
 	}
 	cert, authority, err := s.certificate()
@@ -127,10 +131,11 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		return nil, nil, err
 	}
 	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
+	h.journal.hides = cfg.Parts.Hides
 	if s.signer = h.remote; h.remote == nil {
 		s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
 	}
-	var lock *os.File
+	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
 			if err := s.spool.close(context.WithoutCancel(ctx)); err != nil {
@@ -138,6 +143,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 		}
 		s.signer.end()
+		if s.alerts != nil {
+			s.alerts.close()
+		}
 		if s.spare != nil {
 			s.spare.close()
 		}
@@ -149,8 +157,14 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		}
 		leave()
 		h.Close()
+		if alone != nil {
+			alone.Close()
+		}
 	}
 	err = func() error {
+		if alone, err = h.alone(); err != nil {
+			return err
+		}
 		if !h.mayGate() {
 			return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "the roots of %s are older than the gates: they name no identity %q", h.Home, gateName), "make a new home: hallmark init --home DIR")
 		}
@@ -158,6 +172,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		if s.tool, err = Tool(); err != nil {
+			return err
+		}
+		if s.alerts, err = newAlerter(cfg.Config.Alerts, h.id.origin(), cfg.Log); err != nil {
 			return err
 		}
 		if s.key, err = os.ReadFile(h.Fingerprints()); err != nil || len(s.key) != 32 {
