@@ -214,4 +214,21 @@ const (
 	CodeSecretNotNamed        Code = "SECRET_NOT_NAMED"
 	CodeProvenanceOwnFacts    Code = "PROVENANCE_FROM_CONTROL_PLANE"
 	CodeLogIndexRebuilt       Code = "LOG_INDEX_REBUILT"
+
+	// The signer of a server.
+	CodeSignerNotSeparate        Code = "SIGNER_NOT_SEPARATE"
+	CodeSignerNotPrepared        Code = "SIGNER_NOT_PREPARED"
+	CodeSignerUnreachable        Code = "SIGNER_UNREACHABLE"
+	CodeSignerPeer               Code = "SIGNER_PEER_REFUSED"
+	CodeSignerMessage            Code = "SIGNER_MESSAGE_REFUSED"
+	CodeSignerIdentity           Code = "SIGNER_IDENTITY_REFUSED"
+	CodeSignerBuilder            Code = "SIGNER_BUILDER_REFUSED"
+	CodeSignerPermitMissing      Code = "SIGNER_PERMIT_MISSING"
+	CodeSignerPermitOther        Code = "SIGNER_PERMIT_OF_OTHER_STATEMENT"
+	CodeSignerPermitUsed         Code = "SIGNER_PERMIT_USED"
+	CodeSignerPolicy             Code = "SIGNER_POLICY_NOT_IN_FORCE"
+	CodeSignerObservationMissing Code = "SIGNER_OBSERVATION_MISSING"
+	CodeSignerObservationFailed  Code = "SIGNER_OBSERVATION_FAILED"
+	CodeSignerObservationOther   Code = "SIGNER_OBSERVATION_OF_OTHER_BUILD"
+	CodeSignerSummary            Code = "SIGNER_SUMMARY_REFUSED"
 )

@@ -46,7 +46,7 @@ type Server struct {
 	home   *Home
 	file   ServerFile
 	log    *slog.Logger
-	signer *sharedSigner
+	signer statementSigner
 	git    *gitgate.Server
 	tool   hallmark.Tool
 	room   *room
@@ -108,7 +108,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	s.spare.prepare()
 	url := "https://" + l.Addr().String()
-	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin())
+	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin(), "builder", s.builderID())
 	if cfg.Ready != nil {
 		cfg.Ready(url, authority)
 	}
@@ -128,13 +128,15 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 }
 
 func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
-	h, err := OpenHome(cfg.Home, cfg.Passphrase)
+	h, leave, err := openServed(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts, oidc: identity.NewOIDC(nil, now)}
 	h.journal.hides = cfg.Parts.Hides
-	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	if s.signer = h.remote; h.remote == nil {
+		s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	}
 	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
@@ -155,6 +157,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 			lock.Close()
 		}
+		leave()
 		h.Close()
 		if alone != nil {
 			alone.Close()
@@ -261,6 +264,9 @@ func (s *Server) reload() error {
 	}
 	if s.parts.Document == nil {
 		if err := s.home.readPolicy(); err != nil {
+			return err
+		}
+		if err := s.home.settlePolicyFile(context.Background(), s.log); err != nil {
 			return err
 		}
 	}

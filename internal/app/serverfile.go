@@ -39,6 +39,7 @@ type ServerFile struct {
 	TLS     ServerTLS     `yaml:"tls"`
 	Limits  ServerLimit   `yaml:"limits"`
 	Alerts  []ServerAlert `yaml:"alerts"`
+	Signer  ServerSigner  `yaml:"signer"`
 	maximum int64
 }
 
@@ -92,7 +93,7 @@ func ReadServerFile(path string) (ServerFile, error) {
 	}), hint)
 }
 
-var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "")
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "", " in type app.ServerSigner", "")
 
 // lineOf is where a field stands, or what it would stand in.
 func lineOf(n *yaml.Node, field []string) int {
@@ -129,6 +130,9 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
 		return bad("tls", "want certificate and key, or neither")
+	}
+	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
+		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")
 	}
 	for i, a := range f.Alerts {
 		if field, why := checkAlert(a); why != "" {
