@@ -24,6 +24,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
+	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -166,6 +167,15 @@ func (s *notarySigner) Seal(purpose string, b []byte) ([]byte, error) {
 
 // Warm implements notary.Signer.
 func (s *notarySigner) Warm(ctx context.Context) { s.shared.warm(ctx) }
+
+// Head implements notary.Signer.
+func (s *notarySigner) Head(ctx context.Context) (uint64, []byte, error) {
+	h, err := translog.NewFileGuard(guardPath(s.home.Layout, s.home.id)).Head(ctx, s.home.id.origin())
+	if err != nil || h == nil {
+		return 0, nil, err
+	}
+	return h.Size, h.Root, nil
+}
 
 // homeLaw implements notary.Law over the policy files of a home.
 type homeLaw struct {
