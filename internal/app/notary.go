@@ -49,7 +49,7 @@ func RunSigner(ctx context.Context, cfg SignerConfig) error {
 		return err
 	}
 	unix.Umask(0o022) // the log is for everybody to read
-	n, done, err := newNotary(ctx, cfg)
+	n, done, err := OpenNotary(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -69,9 +69,9 @@ func RunSigner(ctx context.Context, cfg SignerConfig) error {
 	return n.Serve(ctx, l)
 }
 
-// newNotary opens a home as its signer: keys, log and guard are ours alone, and of
+// OpenNotary opens a home as its signer: keys, log and guard are ours alone, and of
 // the rest no more is read than the pinned roots and the policy.
-func newNotary(ctx context.Context, cfg SignerConfig) (n *notary.Notary, done func(), err error) {
+func OpenNotary(ctx context.Context, cfg SignerConfig) (n *notary.Notary, done func(), err error) {
 	l := Layout{cfg.Home}
 	if err := ownedBy(l, os.Geteuid()); err != nil {
 		return nil, nil, err
