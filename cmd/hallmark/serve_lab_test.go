@@ -34,8 +34,9 @@ const labRules = `[
 ]`
 
 // newServeLab makes a home where alice pushes branches of the repository app and
-// bob approves what she proposes; her work tree is the directory "app".
-func newServeLab(t *testing.T) *serveLab {
+// bob approves what she proposes; her work tree is the directory "app". create are
+// flags that the repository is made with.
+func newServeLab(t *testing.T, create ...string) *serveLab {
 	work := t.TempDir()
 	l := &serveLab{killLab: killLab{t: t, work: work, bin: plainBinary(t, work)}}
 	l.env = append(os.Environ(), "HALLMARK_HOME="+l.path("home"), "XDG_STATE_HOME="+l.path("state"), "TMPDIR="+l.path("tmp"), "HOME="+l.path("nobody"),
@@ -63,7 +64,7 @@ func newServeLab(t *testing.T) *serveLab {
 		l.must("access", "grant", name+"@example.org", "developer", "--repository", "app", "--reason", "test")
 		l.must("access", "grant", name+"@example.org", "reviewer", "--repository", "app", "--reason", "test")
 	}
-	l.must("repository", "create", "app")
+	l.must(append([]string{"repository", "create", "app"}, create...)...)
 	l.program("", "git", "init", "-q", l.path("app"))
 	t.Cleanup(l.kill9)
 	return l

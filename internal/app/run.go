@@ -17,7 +17,6 @@ import (
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
-	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
@@ -97,9 +96,9 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
-	signers, err := identity.ParseAllowedSigners("allowedSigners", []byte(h.document.AllowedSigners))
+	signers, err := signersOf(h.document)
 	if err != nil {
-		return pc, nil, fmt.Errorf("reading the policy's allowed signers: %w", err)
+		return pc, nil, err
 	}
 	engine, err := policy.New(h.policy)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
@@ -59,6 +60,7 @@ type Server struct {
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
+	oidc     *identity.OIDC
 
 	mu    sync.RWMutex
 	state *rules
@@ -130,7 +132,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts, oidc: identity.NewOIDC(nil, now)}
 	h.journal.hides = cfg.Parts.Hides
 	if s.signer = h.remote; h.remote == nil {
 		s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
@@ -275,7 +277,7 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	verifySigner, err := commitVerifier(s.home.document.AllowedSigners)
+	verifySigner, err := commitVerifier(s.home.document)
 	if err != nil {
 		return err
 	}
