@@ -24,6 +24,7 @@ type serveLab struct {
 	commits  int
 	hooksDir string
 	flags    []string // of serve
+	as       *syscall.SysProcAttr
 }
 
 const labRules = `[
@@ -97,6 +98,7 @@ func (l *serveLab) program(dir, name string, args ...string) string {
 func (l *serveLab) start() {
 	l.t.Helper()
 	l.cmd = l.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, l.flags...)...)
+	l.cmd.SysProcAttr = l.as
 	log, err := os.OpenFile(l.path("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		l.t.Fatal(err)
