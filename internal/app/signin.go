@@ -223,7 +223,6 @@ func (h *Home) issue(ctx context.Context, signs signFunc, policy hallmark.Digest
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.health)
-	mux.HandleFunc("GET /metrics", s.metrics)
 	s.changeRoutes(mux)
 	mux.HandleFunc("POST /api/v1/challenge", s.challenge)
 	mux.HandleFunc("POST /api/v1/sign-in", s.signIn)
