@@ -55,6 +55,7 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	refusals refusals
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool

@@ -151,6 +151,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out, err := s.signedIn(r.Context(), a)
+	s.refusedCredential(r.Context(), r, "", err)
 	s.answer(w, out, err)
 }
 
