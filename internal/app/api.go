@@ -87,6 +87,9 @@ func (s *Server) changeRoutes(mux *http.ServeMux) {
 			id := r.PathValue("id")
 			d, err := fn(r.Context(), who, id)
 			s.counters.count("change", d, err)
+			if err == nil && !d.Allowed() {
+				s.alerts.denied("change", who.Name, "", id, d.Reasons)
+			}
 			s.answer(w, ChangeAnswer{Change: id, Allowed: d.Allowed(), Reasons: d.Reasons}, err)
 		})
 	}
@@ -179,4 +182,5 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	s.counters.write(w)
 	pushing, waiting := s.git.Load()
 	fmt.Fprintf(w, "# HELP hallmark_pushes Pushes under way.\n# TYPE hallmark_pushes gauge\nhallmark_pushes %d\n# HELP hallmark_pushes_waiting Pushes that wait for their turn.\n# TYPE hallmark_pushes_waiting gauge\nhallmark_pushes_waiting %d\n", pushing, waiting)
+	s.alerts.write(w)
 }

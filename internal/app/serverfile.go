@@ -34,11 +34,13 @@ import (
 // ServerFile is the configuration of hallmark serve. It holds nothing that
 // decides: who may do what stands in the signed policy.
 type ServerFile struct {
-	Listen  string      `yaml:"listen"`  // address and port
-	Metrics string      `yaml:"metrics"` // address and port of this machine, or none
-	Names   []string    `yaml:"names"`   // DNS names and addresses that clients use
-	TLS     ServerTLS   `yaml:"tls"`
-	Limits  ServerLimit `yaml:"limits"`
+	Listen  string        `yaml:"listen"`  // address and port
+	Metrics string        `yaml:"metrics"` // address and port of this machine, or none
+	Names   []string      `yaml:"names"`   // DNS names and addresses that clients use
+	TLS     ServerTLS     `yaml:"tls"`
+	Limits  ServerLimit   `yaml:"limits"`
+	Alerts  []ServerAlert `yaml:"alerts"`
+	Signer  ServerSigner  `yaml:"signer"`
 	maximum int64
 }
 
@@ -95,12 +97,15 @@ func ReadServerFile(path string) (ServerFile, error) {
 	}), hint)
 }
 
-var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "")
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "", " in type app.ServerSigner", "")
 
 // lineOf is where a field stands, or what it would stand in.
 func lineOf(n *yaml.Node, field []string) int {
 	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
 		return lineOf(n.Content[0], field)
+	}
+	if i, err := strconv.Atoi(append(field, "")[0]); n.Kind == yaml.SequenceNode && err == nil && i >= 0 && i < len(n.Content) {
+		return lineOf(n.Content[i], field[1:])
 	}
 	if n.Kind == yaml.MappingNode && len(field) > 0 {
 		for i := 0; i+1 < len(n.Content); i += 2 {
@@ -141,6 +146,14 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if d, err := time.ParseDuration(f.Limits.Wait); err != nil || d <= 0 || d > maxWait {
 		return bad("limits.wait", "%.40q: want a duration up to %s, such as 30s", f.Limits.Wait, maxWait)
+	}
+	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
+		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")
+	}
+	for i, a := range f.Alerts {
+		if field, why := checkAlert(a); why != "" {
+			return bad(fmt.Sprintf("alerts.%d.%s", i, field), "%s", why)
+		}
 	}
 	for suffix, unit := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
 		n, err := strconv.ParseInt(strings.TrimSuffix(f.Limits.Push, suffix), 10, 64)

@@ -225,8 +225,11 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.health)
 	s.changeRoutes(mux)
+	mux.HandleFunc("GET /api/v1/evidence", s.evidence)
 	mux.HandleFunc("POST /api/v1/challenge", s.challenge)
 	mux.HandleFunc("POST /api/v1/sign-in", s.signIn)
+	mux.HandleFunc("GET /api/v1/issuers", s.issuers)
+	mux.HandleFunc("POST /api/v1/sign-in/oidc", s.signInOIDC)
 	mux.Handle("/", s.git)
 	return mux
 }

@@ -88,17 +88,13 @@ func (j *pushJudge) tag(o Object) {
 		j.add(hallmark.CodeOf(err), "make the tag again with git", "tag object %s: %s", o.ID, err)
 		return
 	}
-	switch {
-	case c.Signature == nil:
+	if c.Signature == nil {
 		j.add(hallmark.CodeSourceUnsigned, signTagAs, "tag object %s is not signed", o.ID)
-		return
-	case !bytes.HasPrefix(c.Signature, []byte("-----BEGIN SSH SIGNATURE-----")):
-		j.add(hallmark.CodeSourceSignatureFormat, signTagAs, "tag object %s has a signature that is not an SSH signature", o.ID)
 		return
 	}
 	v := verify(Config{Verify: j.cfg.Verify, Clock: j.cfg.Clock}, c)
 	if v.Code != "" {
-		j.add(v.Code, "sign with a key that the policy allows, or have an administrator allow this one: hallmark policy set --allowed-signers FILE", "tag object %s: %s", o.ID, v.Message)
+		j.add(v.Code, fixOf(v.Code, signTagAs), "tag object %s: %s", o.ID, v.Message)
 		return
 	}
 	mail := Mail(c.Committer)
