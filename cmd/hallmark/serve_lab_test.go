@@ -94,7 +94,9 @@ func (l *serveLab) program(dir, name string, args ...string) string {
 
 func (l *serveLab) start() {
 	l.t.Helper()
-	l.cmd = l.command("serve", "--listen", "127.0.0.1:0")
+	// What is killed here is pushes and merges; builds would be in the way.
+	l.write("serve.yaml", "builds:\n  enabled: false\n")
+	l.cmd = l.command("serve", "--listen", "127.0.0.1:0", "--config", l.path("serve.yaml"))
 	log, err := os.OpenFile(l.path("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		l.t.Fatal(err)

@@ -26,6 +26,7 @@ type ChangeProposal struct {
 // ChangeAnswer is the gate's answer to what somebody wants of a change.
 type ChangeAnswer struct {
 	Change  string            `json:"change"`
+	Run     string            `json:"run,omitempty"` // that was queued
 	Allowed bool              `json:"allowed"`
 	Reasons []hallmark.Reason `json:"reasons"`
 }
@@ -155,4 +156,5 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	rules := s.rules()
 	fmt.Fprintf(w, "# HELP hallmark_policy_version Version of the policy in force.\n# TYPE hallmark_policy_version gauge\nhallmark_policy_version %d\n", rules.version)
 	s.counters.write(w)
+	s.builds.write(r.Context(), w)
 }

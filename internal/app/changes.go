@@ -287,8 +287,14 @@ func nearestApproval(c change) string {
 // mayAgree says why somebody's agreement to a change does not count; nil is that
 // it does.
 func (s *Server) mayAgree(r *rules, c change, parties []string, who hallmark.Principal, at time.Time) *hallmark.Reason {
+	return s.mayJudge(r, c, parties, who, access.ChangeApprove, at)
+}
+
+// mayJudge says why somebody's word about a change does not count, for what they
+// need a permission.
+func (s *Server) mayJudge(r *rules, c change, parties []string, who hallmark.Principal, needed access.Permission, at time.Time) *hallmark.Reason {
 	name := who.Name
-	ruling := r.book.Rule(access.Request{Principal: name, Permission: access.ChangeApprove, Repository: c.name, Ref: c.Target, At: at})
+	ruling := r.book.Rule(access.Request{Principal: name, Permission: needed, Repository: c.name, Ref: c.Target, At: at})
 	p, _ := r.book.Named(name)
 	no := func(format string, args ...any) *hallmark.Reason {
 		return &hallmark.Reason{Code: hallmark.CodeChangeApprover, Check: "review", Message: fmt.Sprintf(format, args...), Missing: "an approval of somebody independent", Fix: "let somebody else approve " + c.ID}
@@ -513,7 +519,7 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 				if t.Controls, err = s.controls(ctx, c.name, st.Rule, t, true); err != nil {
 					return err
 				}
-				t.Obligations = []string{"build"}
+				t.Obligations = obligations(st.Rule, c.Target, c.Revision)
 				logged, err = s.transit(ctx, t, st.Rule)
 				return err
 			}
@@ -535,6 +541,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	}
 	if err == nil && d.Allowed() {
 		s.log.Info("reference moves", "principal", who.Name, "repository", c.name, "ref", c.Target, "new", c.Revision, "change", c.ID)
+	}
+	if unlock != nil && logged != "" {
+		if err := s.landed(context.WithoutCancel(ctx), c.name, c.Target, logged); err != nil {
+			s.log.Error("a build could not be queued; the next start does it", "repository", c.name, "ref", c.Target, "error", err.Error())
+		}
 	}
 	return d, err
 }

@@ -64,7 +64,7 @@ func (g *sourceGate) record(ctx context.Context, p *gitgate.Push, c *considered,
 	if t.Controls, err = g.s.controls(ctx, p.Repository, c.rule[u.Ref], t, false); err != nil {
 		return err
 	}
-	t.Obligations = []string{"build"}
+	t.Obligations = obligations(c.rule[u.Ref], u.Ref, u.New)
 	statement, err := g.s.transit(ctx, t, c.rule[u.Ref])
 	if statement != "" { // logged, whatever came after it
 		c.done[u.Ref] = statement
@@ -101,6 +101,8 @@ func (g *sourceGate) settle(p *gitgate.Push, c *considered) {
 	for _, l := range c.locked {
 		if err := g.s.settle(ctx, p.Repository, l.ref, c.done[l.ref]); err != nil {
 			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", l.ref, "error", err.Error())
+		} else if err := g.s.landed(ctx, p.Repository, l.ref, c.done[l.ref]); err != nil {
+			g.s.log.Error("a build could not be queued; the next start does it", "repository", p.Repository, "ref", l.ref, "error", err.Error())
 		}
 		l.unlock()
 	}

@@ -29,6 +29,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/build"
 )
 
 // ServerFile is the configuration of hallmark serve. It holds nothing that
@@ -38,6 +39,7 @@ type ServerFile struct {
 	Names   []string    `yaml:"names"`  // DNS names and addresses that clients use
 	TLS     ServerTLS   `yaml:"tls"`
 	Limits  ServerLimit `yaml:"limits"`
+	Builds  ServerBuild `yaml:"builds"`
 	maximum int64
 }
 
@@ -53,9 +55,54 @@ type ServerLimit struct {
 	Push string `yaml:"push"` // size of one push, such as 1GiB
 }
 
+// ServerBuild is how much the server builds, and what with.
+type ServerBuild struct {
+	Enabled bool           `yaml:"enabled"` // false: nothing is built here
+	Workers int            `yaml:"workers"`
+	Queue   int            `yaml:"queue"` // runs of one principal that may wait
+	Secrets []ServerSecret `yaml:"secrets"`
+}
+
+// ServerSecret is given to the steps that name it, of repositories and references
+// that may have it (build.secrets of the policy); never to a change.
+type ServerSecret struct {
+	Name         string   `yaml:"name"`
+	File         string   `yaml:"file"`
+	Repositories []string `yaml:"repositories"` // patterns
+}
+
+// Limits on builds.
+const (
+	maxWorkers = 256
+	maxQueue   = 100_000
+)
+
+func (b ServerBuild) check(bad func(field, format string, args ...any) error) error {
+	if b.Workers < 1 || b.Workers > maxWorkers {
+		return bad("builds.workers", "%d: want 1 to %d; a server that builds nothing says enabled: false", b.Workers, maxWorkers)
+	}
+	if b.Queue < 1 || b.Queue > maxQueue {
+		return bad("builds.queue", "%d: want 1 to %d", b.Queue, maxQueue)
+	}
+	names := map[string]bool{}
+	for i, s := range b.Secrets {
+		if !build.SecretName(s.Name) || names[s.Name] {
+			return bad("builds.secrets", "[%d].name %.60q: want the name that steps use, each once", i, s.Name)
+		}
+		names[s.Name] = true
+		if !filepath.IsAbs(s.File) {
+			return bad("builds.secrets", "[%d].file %.200q: want an absolute path", i, s.File)
+		}
+		if len(s.Repositories) == 0 || slices.Contains(s.Repositories, "") {
+			return bad("builds.secrets", "[%d].repositories: want the repositories that may have it", i)
+		}
+	}
+	return nil
+}
+
 // DefaultServerFile is what holds where the configuration says nothing.
 func DefaultServerFile() ServerFile {
-	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Limits: ServerLimit{Push: "1GiB"}, maximum: 1 << 30}
+	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Limits: ServerLimit{Push: "1GiB"}, Builds: ServerBuild{Enabled: true, Workers: 1, Queue: 50}, maximum: 1 << 30}
 }
 
 //go:embed serve.schema.json
@@ -91,7 +138,7 @@ func ReadServerFile(path string) (ServerFile, error) {
 	}), hint)
 }
 
-var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "")
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerBuild", "", " in type app.ServerSecret", "")
 
 // lineOf is where a field stands, or what it would stand in.
 func lineOf(n *yaml.Node, field []string) int {
@@ -125,6 +172,9 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
 		return bad("tls", "want certificate and key, or neither")
+	}
+	if err := f.Builds.check(bad); err != nil {
+		return err
 	}
 	for suffix, unit := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
 		n, err := strconv.ParseInt(strings.TrimSuffix(f.Limits.Push, suffix), 10, 64)

@@ -576,6 +576,9 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 	if err := g.s.logReview(ctx, r, hallmark.Decision{Effect: hallmark.Allow}); err != nil {
 		return hallmark.Decision{}, err
 	}
+	if err := g.s.voidRuns(ctx, p.Repository, r); err != nil {
+		return hallmark.Decision{}, err
+	}
 	return gate.Denied(hallmark.Reason{Code: hallmark.CodeChangeHeld, Check: "review", Message: "it is kept as change " + r.Change + " and lands when maintainers agreed; it need not be pushed again",
 		Missing: "approvals of " + u.New + " for " + u.Ref, Fix: "a maintainer: hallmark change show " + r.Change + "; hallmark change approve " + r.Change}), nil
 }
