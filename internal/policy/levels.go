@@ -27,7 +27,7 @@ func forL3() map[string][][]string {
 			{"namespaces"}, {"no-new-privileges"}, {"capabilities-dropped"}, {"seccomp"}, {"root-read-only", "root-overlay"}, {"proc-masked"}, {"sysfs-absent"},
 			{"devices-minimal"}, {"kernel-settings-closed"}, {"unprivileged-user"},
 		},
-		"network": {{"no-network"}, {"egress-recorded"}},
+		"network": {{"no-network", "egress-recorded"}},
 		"fresh":   {{intoto.GuaranteeFresh}, {"workspace-overlay", "root-overlay"}},
 	}
 }
