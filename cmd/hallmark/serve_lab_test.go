@@ -22,6 +22,7 @@ type serveLab struct {
 	cmd      *exec.Cmd
 	url, ca  string
 	commits  int
+	builds   bool // what is accepted is built
 	hooksDir string
 }
 
@@ -95,7 +96,7 @@ func (l *serveLab) program(dir, name string, args ...string) string {
 func (l *serveLab) start() {
 	l.t.Helper()
 	// What is killed here is pushes and merges; builds would be in the way.
-	l.write("serve.yaml", "builds:\n  enabled: false\n")
+	l.write("serve.yaml", fmt.Sprintf("builds:\n  enabled: %v\n", l.builds))
 	l.cmd = l.command("serve", "--listen", "127.0.0.1:0", "--config", l.path("serve.yaml"))
 	log, err := os.OpenFile(l.path("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -137,7 +138,7 @@ func (l *serveLab) signIn() {
 			continue
 		}
 		l.program("", l.bin, "sign-in", "--key", l.path(name), "--as", name+"@example.org", "--repository", "app",
-			"--scope", "repository.read,ref.push,change.propose,change.approve,change.merge", "--out", l.path(name+".token"))
+			"--scope", "repository.read,ref.push,change.propose,change.approve,change.merge,build.request,evidence.read", "--out", l.path(name+".token"))
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
+	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -577,9 +578,13 @@ func (s *Server) requiredChecks(ctx context.Context, c change, st *standing) err
 	if err != nil {
 		return err
 	}
+	bundles, err := s.recordsAbout(ctx, rows)
+	if err != nil {
+		return err
+	}
 	passed, failed := map[string]bool{}, map[string]hallmark.Reason{}
-	for _, row := range rows {
-		rec, ok, err := s.checkRecord(ctx, row.Bundle)
+	for _, bundle := range bundles {
+		rec, ok, err := s.checkRecord(ctx, bundle)
 		if err != nil {
 			return err
 		}
@@ -596,11 +601,45 @@ func (s *Server) requiredChecks(ctx context.Context, c change, st *standing) err
 		if why, bad := failed[name]; bad {
 			st.Reasons = append(st.Reasons, why)
 		} else if !passed[name] {
+			fix := "hallmark run --server URL " + c.name + " --rev " + c.Revision
+			if c.ID != "" { // nobody but maintainers can have it run
+				fix = "hallmark change run " + c.ID
+			}
 			st.Reasons = append(st.Reasons, hallmark.Reason{Code: hallmark.CodeCheckNotRun, Check: name, Message: fmt.Sprintf("check %s has not passed for %s", name, c.Revision),
-				Missing: "a passed check of exactly this revision", Fix: "hallmark run REPOSITORY --rev " + c.Revision + " --repository " + c.Repository})
+				Missing: "a passed check of exactly this revision", Fix: fix})
 		}
 	}
 	return nil
+}
+
+// recordsAbout are the bundles that may hold records of checks of a revision: those
+// about it, and those that a verdict about it rests on, since what was built is
+// about its artifacts.
+func (s *Server) recordsAbout(ctx context.Context, rows []sqlstore.Row) ([]hallmark.Digest, error) {
+	var out []hallmark.Digest
+	add := func(d hallmark.Digest) {
+		if !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	for _, row := range rows {
+		add(row.Bundle)
+		if row.Predicate != intoto.PredicateVSA {
+			continue
+		}
+		v, err := readGateStatement[intoto.VSA](ctx, s.home, row.Bundle)
+		if err != nil {
+			return nil, err
+		}
+		for _, in := range v.InputAttestations {
+			d, err := hallmark.ParseDigest("sha256:" + in.Digest["sha256"])
+			if err != nil {
+				return nil, hallmark.Errorf(hallmark.KindInvalid, "reading what a verdict rests on: %w", err)
+			}
+			add(d)
+		}
+	}
+	return out, nil
 }
 
 // checkRecord reads the record of a check from a statement that has one.

@@ -410,7 +410,7 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 			break
 		}
 		st := standing{Rule: c.rule[ref]}
-		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, Revision: tip}, &st); err != nil {
+		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, name: p.Repository, Revision: tip}, &st); err != nil {
 			return nil, err
 		}
 		out = append(out, st.Reasons...)
