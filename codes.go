@@ -34,6 +34,7 @@ const (
 	CodeRefNeedsChange        Code = "REF_NEEDS_APPROVED_CHANGE"
 	CodeRefOutsideLog         Code = "REF_MOVED_OUTSIDE_GATE"
 	CodeRefBusy               Code = "REF_CHANGED_MEANWHILE"
+	CodeExpungeShown          Code = "EXPUNGE_STILL_REACHABLE"
 	CodeChangeUnknown         Code = "CHANGE_UNKNOWN"
 	CodeChangeNotApproved     Code = "CHANGE_NOT_APPROVED"
 	CodeChangeApprover        Code = "CHANGE_APPROVER_NOT_INDEPENDENT"

@@ -96,7 +96,7 @@ func TestScript(t *testing.T) {
 			"statement": cmdStatement, "layout": cmdLayout, "makeimage": cmdMakeImage, "subst": cmdSubst, "tamperblob": cmdTamperBlob, "registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "warm": cmdWarm, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance, "predicate": cmdPredicate,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads, "serve": cmdServe, "get": cmdGet, "person": cmdPerson, "index": cmdIndex, "changeid": cmdChangeID("stdout"), "heldid": cmdChangeID("stderr"), "runid": cmdRunID, "remote": cmdRemote,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads, "serve": cmdServe, "get": cmdGet, "receive": cmdReceive, "person": cmdPerson, "index": cmdIndex, "changeid": cmdChangeID("stdout"), "heldid": cmdChangeID("stderr"), "runid": cmdRunID, "remote": cmdRemote,
 		},
 	})
 }

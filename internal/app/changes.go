@@ -21,7 +21,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
-	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -42,35 +41,34 @@ type approval struct {
 
 func (s *Server) change(ctx context.Context, id string) (change, error) {
 	unknown := hallmark.WithHint(hallmark.Coded(hallmark.KindNotFound, hallmark.CodeChangeUnknown, "there is no change %.40q", id), "hallmark change propose REPOSITORY --from BRANCH --to BRANCH")
-	rows, err := s.home.stores.index.Statements(ctx, "sha256:"+attest.SubjectOfChange(id).Digest["sha256"])
+	about, err := s.home.logged(ctx, aboutKey, sumKey(attest.SubjectOfChange(id)))
 	if err != nil {
 		return change{}, err
 	}
 	c := change{ID: id}
-	var newest time.Time
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateReview {
+	for _, l := range about {
+		if l.statement.PredicateType != intoto.PredicateReview {
 			continue
 		}
-		r, err := readGateStatement[intoto.ChangeReview](ctx, s.home, row.Bundle)
+		r, err := intoto.DecodePredicate[intoto.ChangeReview](l.statement)
 		if err != nil {
 			return c, err
 		}
 		if r.Change != id || s.parts.changeID(r.Repository, r.Target, r.Revision) != id {
-			return c, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another change for %s", id)
+			return c, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "entry %d of the log is about another change than %s", l.at, id)
+		}
+		if err := s.home.evidence(ctx, l); err != nil {
+			return c, err
 		}
 		switch r.Action {
 		case intoto.ReviewPropose, intoto.ReviewHold:
-			if !r.On.Before(newest) {
-				newest = r.On
-				c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision
-			}
+			c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision // of the newest
 			c.proposals = append(c.proposals, r)
 			if r.Pack != "" {
 				c.pack = r.Pack
 			}
 		case intoto.ReviewApprove:
-			c.approvals = append(c.approvals, approval{r, row.Statement})
+			c.approvals = append(c.approvals, approval{r, l.digest})
 		}
 	}
 	if len(c.proposals) == 0 {
@@ -224,19 +222,17 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 	for _, p := range c.proposals {
 		add(p.Actor.Name)
 	}
-	rows, err := s.home.stores.index.Statements(ctx, "gitCommit:"+c.Revision)
+	// Who pushed it counts whether the evidence of that can be shown or not.
+	pushes, err := s.home.logged(ctx, aboutKey, "gitCommit:"+c.Revision)
 	if err != nil {
 		return err
 	}
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateTransition {
-			continue
-		}
-		t, err := s.home.readTransition(ctx, row.Bundle)
+	for _, l := range pushes {
+		t, ok, err := moved(l)
 		if err != nil {
 			return err
 		}
-		if t.Repository == c.Repository && t.New == c.Revision && !t.Void {
+		if ok && t.Repository == c.Repository && t.New == c.Revision && !t.Void {
 			add(t.Actor.Name)
 		}
 	}
@@ -520,7 +516,7 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 				if t.Controls, err = s.controls(ctx, c.name, st.Rule, t, true); err != nil {
 					return err
 				}
-				t.Obligations = obligations(st.Rule, c.Target, c.Revision)
+				t.Obligations = obliges(st.Rule, t)
 				logged, err = s.transit(ctx, t, st.Rule)
 				return err
 			}
@@ -574,28 +570,28 @@ func (s *Server) requiredChecks(ctx context.Context, c change, st *standing) err
 	if len(st.Rule.Checks) == 0 {
 		return nil
 	}
-	rows, err := s.home.stores.index.Statements(ctx, "gitCommit:"+c.Revision)
-	if err != nil {
-		return err
-	}
-	bundles, err := s.recordsAbout(ctx, rows)
+	about, err := s.home.logged(ctx, checkKey, c.Revision)
 	if err != nil {
 		return err
 	}
 	passed, failed := map[string]bool{}, map[string]hallmark.Reason{}
-	for _, bundle := range bundles {
-		rec, ok, err := s.checkRecord(ctx, bundle)
+	for _, l := range about {
+		rec, err := intoto.CheckOf(l.statement)
 		if err != nil {
 			return err
 		}
-		if !ok || rec.Revision.Repository != c.Repository || rec.Revision.Commit != c.Revision {
+		if rec == nil || rec.Revision.Repository != c.Repository || rec.Revision.Commit != c.Revision {
 			continue
 		}
-		if rec.Outcome == hallmark.Pass {
-			passed[rec.Check] = true
+		if rec.Outcome != hallmark.Pass { // whether the evidence of it can be shown or not
+			failed[rec.Check] = hallmark.Reason{Code: hallmark.CodeCheckFailed, Check: rec.Check, Message: fmt.Sprintf("check %s ended %s for %s", rec.Check, rec.Outcome, c.Revision), Fix: "mend it and propose the new revision"}
 			continue
 		}
-		failed[rec.Check] = hallmark.Reason{Code: hallmark.CodeCheckFailed, Check: rec.Check, Message: fmt.Sprintf("check %s ended %s for %s", rec.Check, rec.Outcome, c.Revision), Fix: "mend it and propose the new revision"}
+		kept, err := s.home.kept(ctx, l)
+		if err != nil {
+			return err
+		}
+		passed[rec.Check] = passed[rec.Check] || kept
 	}
 	for _, name := range st.Rule.Checks {
 		if why, bad := failed[name]; bad {
@@ -610,46 +606,4 @@ func (s *Server) requiredChecks(ctx context.Context, c change, st *standing) err
 		}
 	}
 	return nil
-}
-
-// recordsAbout are the bundles that may hold records of checks of a revision: those
-// about it, and those that a verdict about it rests on, since what was built is
-// about its artifacts.
-func (s *Server) recordsAbout(ctx context.Context, rows []sqlstore.Row) ([]hallmark.Digest, error) {
-	var out []hallmark.Digest
-	add := func(d hallmark.Digest) {
-		if !slices.Contains(out, d) {
-			out = append(out, d)
-		}
-	}
-	for _, row := range rows {
-		add(row.Bundle)
-		if row.Predicate != intoto.PredicateVSA {
-			continue
-		}
-		v, err := readGateStatement[intoto.VSA](ctx, s.home, row.Bundle)
-		if err != nil {
-			return nil, err
-		}
-		for _, in := range v.InputAttestations {
-			d, err := hallmark.ParseDigest("sha256:" + in.Digest["sha256"])
-			if err != nil {
-				return nil, hallmark.Errorf(hallmark.KindInvalid, "reading what a verdict rests on: %w", err)
-			}
-			add(d)
-		}
-	}
-	return out, nil
-}
-
-// checkRecord reads the record of a check from a statement that has one.
-func (s *Server) checkRecord(ctx context.Context, bundle hallmark.Digest) (hallmark.CheckRecord, bool, error) {
-	type checked struct {
-		Check *hallmark.CheckRecord `json:"https://hallmark-sc.github.io/ext/check/v0.1"`
-	}
-	v, err := readGateStatement[checked](ctx, s.home, bundle)
-	if err != nil || v.Check == nil {
-		return hallmark.CheckRecord{}, false, err
-	}
-	return *v.Check, true, nil
 }

@@ -47,6 +47,7 @@ func (l Layout) Fingerprints() string       { return l.path("keys", "fingerprint
 func (l Layout) Identity() string           { return l.path("home.json") }
 func (l Layout) Memory() string             { return l.path("seen") }
 func (l Layout) Repositories() string       { return l.path("repositories") }
+func (l Layout) Serving() string            { return l.path("serving.lock") }
 func (l Layout) Spool() string              { return l.path("fetches") }
 func (l Layout) TLS() string                { return l.path("tls") }
 func (l Layout) Digests() string            { return l.path("digests") }

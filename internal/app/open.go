@@ -33,6 +33,7 @@ type Home struct {
 	document    policy.Document
 	params      policy.Parameters
 	stores      *stores
+	journal     journal // of the log; read when it is first asked
 }
 
 // OpenHome opens a home with its keys; a nil passphrase opens unencrypted keys

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/access"
+	"github.com/hallmark-sc/hallmark/internal/ledger"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sign"
@@ -334,28 +335,34 @@ func (s *Server) basis(ctx context.Context, r sqlstore.Run) (buildPlatform, erro
 	differs := func(format string, args ...any) (buildPlatform, error) {
 		return buildPlatform{}, hallmark.Coded(hallmark.KindDenied, hallmark.CodeRunUnlogged, "run %s: %s", r.ID, fmt.Sprintf(format, args...))
 	}
-	bundle, ok, err := s.home.stores.index.BundleOf(ctx, r.Basis)
+	l, ok, err := s.home.loggedAs(ctx, r.Basis)
 	if err != nil {
 		return buildPlatform{}, err
 	}
 	if !ok {
 		return differs("the log has no statement %.80q", r.Basis)
 	}
+	if err := s.home.evidence(ctx, l); err != nil {
+		return buildPlatform{}, err
+	}
 	var actor hallmark.Principal
 	var grant string
 	on := buildPlatform{pin: &pinned{commit: r.Revision, ref: r.Ref}}
 	switch r.Cause {
 	case causePush:
-		t, err := s.home.readTransition(ctx, bundle)
+		t, ok, err := moved(l)
 		if err != nil {
 			return on, err
 		}
-		if t.Effect != hallmark.Allow || t.Void || t.Repository != s.uri(r.Repository) || t.Ref != r.Ref || t.New != r.Revision || !slices.Contains(t.Obligations, obligationBuild) || len(r.Parameters) > 0 {
+		if !ok || !owesBuild(t) || t.Repository != s.uri(r.Repository) || t.Ref != r.Ref || t.New != r.Revision || len(r.Parameters) > 0 {
 			return differs("no transition of %s asks for a build of %s", r.Ref, r.Revision)
 		}
 		actor, grant = t.Actor, t.Grant
 	case causeRequest:
-		a, err := readGateStatement[intoto.AccessRecord](ctx, s.home, bundle)
+		if l.statement.PredicateType != intoto.PredicateAccess {
+			return differs("nobody asked for it")
+		}
+		a, err := intoto.DecodePredicate[intoto.AccessRecord](l.statement)
 		if err != nil {
 			return on, err
 		}
@@ -368,7 +375,7 @@ func (s *Server) basis(ctx context.Context, r sqlstore.Run) (buildPlatform, erro
 		}
 		actor, grant = a.Actor, a.Grant
 	case causeChange:
-		c, review, err := s.mayRun(ctx, r.Change, bundle)
+		c, review, err := s.mayRun(ctx, r.Change, l)
 		if err != nil {
 			return on, err
 		}
@@ -442,14 +449,10 @@ func AlertMessage(a EgressAlert) map[string]any {
 	return map[string]any{"type": "alert", "code": hallmark.CodeBuildEgress, "step": a.Step, "time": a.Time, "pid": a.PID, "process": a.Process, "program": a.Program, "address": a.Address, "name": a.Name}
 }
 
-// obligationBuild is what a transition of a branch that only goes forward opens: a
-// verdict about the new revision.
-const obligationBuild = "build"
-
-// obligations are what has to exist because a reference moved.
-func obligations(rule access.RefRule, ref, to string) []string {
-	if rule.History != access.Descend || !strings.HasPrefix(ref, "refs/heads/") || strings.Trim(to, "0") == "" {
-		return nil
-	}
-	return []string{obligationBuild}
+// owesBuild reports whether a transition has the server build its revision: that of
+// a branch which, as the log says, goes forward only. Whatever else a reference
+// shows is built when somebody asks.
+func owesBuild(t intoto.RefTransition) bool {
+	return t.Effect == hallmark.Allow && !t.Void && strings.HasPrefix(t.Ref, "refs/heads/") && strings.Trim(t.New, "0") != "" && slices.Contains(t.Obligations, ledger.Build) &&
+		slices.ContainsFunc(t.Controls, func(c intoto.RefControl) bool { return c.Name == controlDescend })
 }

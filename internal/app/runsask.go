@@ -276,20 +276,17 @@ func (s *Server) commitOf(ctx context.Context, dir, id string) (string, error) {
 
 // wasAt reports whether a reference was once moved to a revision.
 func (h *Home) wasAt(ctx context.Context, uri, ref, commit string) (bool, error) {
-	rows, err := h.stores.index.Statements(ctx, "gitCommit:"+commit)
+	about, err := h.logged(ctx, aboutKey, "gitCommit:"+commit)
 	if err != nil {
 		return false, err
 	}
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateTransition {
-			continue
-		}
-		t, err := h.readTransition(ctx, row.Bundle)
+	for _, l := range about {
+		t, ok, err := moved(l)
 		if err != nil {
 			return false, err
 		}
-		if t.Effect == hallmark.Allow && !t.Void && t.Repository == uri && t.Ref == ref && t.New == commit {
-			return true, nil
+		if ok && !t.Void && t.Repository == uri && t.Ref == ref && shows(t) == commit {
+			return true, h.evidence(ctx, l)
 		}
 	}
 	return false, nil
@@ -383,7 +380,7 @@ func supersededBy(c change, newer string) hallmark.Reason {
 // superseded is the change that the same person proposed for the same reference
 // since, or "".
 func (s *Server) superseded(ctx context.Context, c change) (string, error) {
-	reviews, err := s.home.stores.index.OfPredicate(ctx, intoto.PredicateReview)
+	reviews, err := s.home.logged(ctx, kindKey, intoto.PredicateReview)
 	if err != nil {
 		return "", err
 	}
@@ -392,8 +389,8 @@ func (s *Server) superseded(ctx context.Context, c change) (string, error) {
 		mine[p.Actor.Name] = true
 	}
 	last := ""
-	for _, row := range reviews { // in the order of the log
-		r, err := readGateStatement[intoto.ChangeReview](ctx, s.home, row.Bundle)
+	for _, l := range reviews { // in the order of the log
+		r, err := intoto.DecodePredicate[intoto.ChangeReview](l.statement)
 		if err != nil {
 			return "", err
 		}
@@ -409,10 +406,13 @@ func (s *Server) superseded(ctx context.Context, c change) (string, error) {
 
 // mayRun reads that somebody let a change run, and asks again whether their word
 // counts: the grant may have ended, the change may have been pushed anew.
-func (s *Server) mayRun(ctx context.Context, id string, bundle hallmark.Digest) (change, intoto.ChangeReview, error) {
-	review, err := readGateStatement[intoto.ChangeReview](ctx, s.home, bundle)
-	if err != nil {
-		return change{}, review, err
+func (s *Server) mayRun(ctx context.Context, id string, l logged) (change, intoto.ChangeReview, error) {
+	var review intoto.ChangeReview
+	var err error
+	if l.statement.PredicateType == intoto.PredicateReview {
+		if review, err = intoto.DecodePredicate[intoto.ChangeReview](l.statement); err != nil {
+			return change{}, review, err
+		}
 	}
 	refused := func(format string, args ...any) error {
 		return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeChangeRun, format, args...), "hallmark change run "+id+", by a maintainer who had no part in it")

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
@@ -22,7 +21,7 @@ func runID(basis hallmark.Digest) string {
 // transited queues the build that a logged transition asks for. That it could not
 // be queued undoes nothing: the log has it, and who looks there queues it.
 func (s *Server) transited(ctx context.Context, repository string, t intoto.RefTransition, statement hallmark.Digest) {
-	if s.builds == nil || !s.file.Builds.Enabled || statement == "" || !slices.Contains(t.Obligations, obligationBuild) {
+	if s.builds == nil || !s.file.Builds.Enabled || statement == "" || !owesBuild(t) {
 		return
 	}
 	r := sqlstore.Run{ID: runID(statement), Repository: repository, Ref: t.Ref, Revision: t.New, Cause: causePush, Basis: statement, Principal: t.Actor.Name, Queued: now()}
@@ -45,12 +44,12 @@ func (s *Server) landed(ctx context.Context, repository, ref string, statement h
 	if err != nil || last.Statement != statement {
 		return err
 	}
-	bundle, ok, err := s.home.stores.index.BundleOf(ctx, statement)
+	l, ok, err := s.home.loggedAs(ctx, statement)
 	if err != nil || !ok {
 		return err
 	}
-	t, err := s.home.readTransition(ctx, bundle)
-	if err != nil {
+	t, ok, err := moved(l)
+	if err != nil || !ok {
 		return err
 	}
 	s.transited(ctx, repository, t, statement)
@@ -80,7 +79,7 @@ func (b *builds) owed() error {
 	for _, n := range names {
 		of[s.uri(n)] = n
 	}
-	rows, err := s.home.stores.index.OfPredicate(ctx, intoto.PredicateTransition)
+	rows, err := s.home.logged(ctx, kindKey, intoto.PredicateTransition)
 	if err != nil {
 		return err
 	}
@@ -91,16 +90,18 @@ func (b *builds) owed() error {
 	var open []owing
 	void := map[hallmark.Digest]bool{}
 	for _, row := range rows {
-		t, err := s.home.readTransition(ctx, row.Bundle)
+		t, ok, err := moved(row)
 		if err != nil {
 			return err
+		}
+		if !ok {
+			continue
 		}
 		if t.Void {
 			void[t.Previous] = true
 		}
-		// Others than branches were said to owe a build by earlier versions.
-		if t.Effect == hallmark.Allow && !t.Void && of[t.Repository] != "" && slices.Contains(t.Obligations, obligationBuild) && strings.HasPrefix(t.Ref, "refs/heads/") && strings.Trim(t.New, "0") != "" {
-			open = append(open, owing{row.Statement, t})
+		if of[t.Repository] != "" && owesBuild(t) {
+			open = append(open, owing{row.digest, t})
 		}
 	}
 	for _, o := range open {
@@ -126,12 +127,12 @@ func (b *builds) owed() error {
 // owedChanges queues the changes that somebody let run and that have no verdict.
 func (b *builds) owedChanges(of map[string]string) error {
 	s, ctx := b.s, b.ctx
-	rows, err := s.home.stores.index.OfPredicate(ctx, intoto.PredicateReview)
+	rows, err := s.home.logged(ctx, kindKey, intoto.PredicateReview)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		r, err := readGateStatement[intoto.ChangeReview](ctx, s.home, row.Bundle)
+		r, err := intoto.DecodePredicate[intoto.ChangeReview](row.statement)
 		if err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func (b *builds) owedChanges(of map[string]string) error {
 		if has {
 			continue
 		}
-		if err := s.queue(ctx, changeRun(of[r.Repository], r, row.Statement)); err != nil && hallmark.CodeOf(err) != hallmark.CodeRunQueueFull {
+		if err := s.queue(ctx, changeRun(of[r.Repository], r, row.digest)); err != nil && hallmark.CodeOf(err) != hallmark.CodeRunQueueFull {
 			return err
 		}
 	}

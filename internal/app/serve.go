@@ -55,6 +55,7 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	alerts   *alerter
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
@@ -83,6 +84,9 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	}
 	defer done()
 	if err := s.recover(ctx); err != nil {
+		return err
+	}
+	if err := s.configured(ctx); err != nil {
 		return err
 	}
 	cert, authority, err := s.certificate()
@@ -134,8 +138,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		return nil, nil, err
 	}
 	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
+	h.journal.hides = cfg.Parts.Hides
 	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
-	var lock *os.File
+	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
 			if err := s.spool.close(context.WithoutCancel(ctx)); err != nil {
@@ -143,6 +148,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 		}
 		s.signer.end()
+		if s.alerts != nil {
+			s.alerts.close()
+		}
 		if s.spare != nil {
 			s.spare.close()
 		}
@@ -153,8 +161,14 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			lock.Close()
 		}
 		h.Close()
+		if alone != nil {
+			alone.Close()
+		}
 	}
 	err = func() error {
+		if alone, err = h.alone(); err != nil {
+			return err
+		}
 		if !h.mayGate() {
 			return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "the roots of %s are older than the gates: they name no identity %q", h.Home, gateName), "make a new home: hallmark init --home DIR")
 		}
@@ -162,6 +176,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		if s.tool, err = Tool(); err != nil {
+			return err
+		}
+		if s.alerts, err = newAlerter(cfg.Config.Alerts, h.id.origin(), cfg.Log); err != nil {
 			return err
 		}
 		if s.key, err = os.ReadFile(h.Fingerprints()); err != nil || len(s.key) != 32 {

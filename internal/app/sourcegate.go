@@ -68,6 +68,11 @@ func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate
 
 // may asks both the principal's grants and the limits of the token.
 func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repository, ref string) access.Ruling {
+	return g.mayDo(r, who, access.Request{Permission: p, Repository: repository, Ref: ref})
+}
+
+func (g *sourceGate) mayDo(r *rules, who gitgate.Caller, req access.Request) access.Ruling {
+	p, repository := req.Permission, req.Repository
 	t, ok := who.Token.(access.Token)
 	if !ok || !t.Covers(p, repository) {
 		reason := hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
@@ -76,7 +81,8 @@ func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repo
 			return access.Ruling{Reason: reason}
 		}
 	}
-	ruling := r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	req.Principal, req.At = who.Name, now()
+	ruling := r.book.Rule(req)
 	ruling.Allowed = ruling.Allowed || g.s.parts.ignores(ruling.Reason)
 	return ruling
 }
@@ -96,6 +102,9 @@ func (g *sourceGate) Fetch(ctx context.Context, who gitgate.Caller, repository s
 		return d, nil
 	}
 	g.s.counters.count("fetch", d, nil)
+	if !d.Allowed() {
+		g.s.alerts.denied("fetch", who.Name, repository, "", d.Reasons)
+	}
 	err = g.s.spool.add(ctx, fetchRecord{
 		Principal: who.Name, Token: who.Key, Method: who.Method, Repository: repository, Effect: d.Effect, Grant: ruling.Grant, Code: ruling.Reason.Code, Policy: r.policy, On: now(),
 	})
@@ -129,6 +138,13 @@ type lockedRef struct {
 func (g *sourceGate) Consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
 	d, err := g.consider(ctx, p, say)
 	g.s.counters.count("push", d, err)
+	if err == nil && !d.Allowed() {
+		ref := ""
+		if len(p.Updates) > 0 {
+			ref = p.Updates[0].Ref
+		}
+		g.s.alerts.denied("push", p.Caller.Name, p.Repository, ref, d.Reasons)
+	}
 	return d, err
 }
 
@@ -405,6 +421,11 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	}
 	c.facts = facts
 	out = append(out, facts.Reasons...)
+	reasons, err := g.paths(ctx, p, c, in)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, reasons...)
 	for ref, tip := range facts.Tips {
 		if c.held { // its checks are asked for when it lands
 			break
@@ -448,11 +469,17 @@ func (g *sourceGate) judged(ctx context.Context, dir, uri string, heads map[stri
 			continue
 		}
 		looked++
-		last, err := g.s.home.lastTransition(ctx, uri, name)
+		l, last, ok, err := g.s.home.lastLogged(ctx, uri, name)
 		if err != nil {
 			return nil, err
 		}
-		if last.New == heads[name] {
+		if !ok || last.New != heads[name] {
+			continue
+		}
+		if ok, err = g.s.home.kept(ctx, l); err != nil {
+			return nil, err
+		}
+		if ok {
 			out = append(out, heads[name])
 		}
 	}
@@ -500,6 +527,9 @@ func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTran
 	t := intoto.RefTransition{
 		Repository: c.uri, Ref: u.Ref, Old: u.Old, New: u.New, Actor: p.Caller.Principal, Grant: c.grants[u.Ref], On: c.on,
 		Policy: c.rules.policy, Rule: c.rule[u.Ref].Name, Previous: c.last[u.Ref].Statement, Checks: c.checks,
+	}
+	if tip := c.facts.Tips[u.Ref]; tip != u.New {
+		t.Commit = tip
 	}
 	for _, pc := range c.facts.Commits {
 		t.Commits = append(t.Commits, intoto.RefCommit(pc))

@@ -108,7 +108,7 @@ func repositoryCommand(s *streams) *cobra.Command {
 			}
 			return nil
 		}}
-	cmd.AddCommand(create, repositoryImportCommand(s), list)
+	cmd.AddCommand(create, repositoryImportCommand(s), list, repositoryExpungeCommand(s))
 	return cmd
 }
 

@@ -4,9 +4,12 @@
 package cli
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/ledger"
 )
 
 func sourceCommand(s *streams) *cobra.Command {
@@ -17,9 +20,10 @@ func sourceCommand(s *streams) *cobra.Command {
 		Use: "verify [PATH] --repository NAME", Short: "name every reference that moved outside of the gate", Args: cobra.MaximumNArgs(1),
 		Long: `Compare the branches and tags of a repository with what the log says of the one of
 that name: a clone, a mirror of an upstream, or without PATH the repository of this
-home. Every transition is verified, and that it follows from the one before.
+home. Every transition is verified, and that it follows from the one before. What the
+transitions oblige to and is missing is named too (hallmark audit obligations).
 
-Exits 3 when anything differs.`,
+Exits 3 when anything differs, or is overdue.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, err := s.homeDir()
 			if err != nil {
@@ -42,14 +46,17 @@ Exits 3 when anything differs.`,
 				for _, d := range st.Differences {
 					s.print("%s: %s is at %s, the log says %s: %s", d.Code, d.Ref, d.Is, d.Logged, d.Detail)
 				}
+				for _, o := range st.Unmet {
+					s.print("missing: %s", o.Says())
+				}
 				s.print("%d references and %d transitions of %s, %d differences", st.Refs, st.Transitions, st.Repository, len(st.Differences))
 			}
-			if len(st.Differences) > 0 {
+			if len(st.Differences) > 0 || slices.ContainsFunc(st.Unmet, func(o ledger.Obligation) bool { return o.State == ledger.Overdue }) {
 				return errDenied
 			}
 			return nil
 		}}
 	verify.Flags().StringVar(&name, "repository", "", "name of the repository in this home")
-	cmd.AddCommand(verify)
+	cmd.AddCommand(verify, sourceEvidenceCommand(s))
 	return cmd
 }
