@@ -37,6 +37,7 @@ type RefTransition struct {
 	Obligations []string               `json:"obligations"` // what has to exist because of it
 	Reasons     []hallmark.Reason      `json:"reasons"`     // of a denial
 	Void        bool                   `json:"void,omitempty"`
+	Upstream    string                 `json:"upstream,omitempty"` // URL that it is forwarded to before the reference moves
 }
 
 // RefCommit is one commit that a reference shows newly.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/hallmark-sc/hallmark"
 )
 
 // slowPipeline builds for as long as it takes to look at it.
@@ -134,4 +136,38 @@ func TestServeRunKilled(t *testing.T) {
 	if out := l.must("log", "fsck"); !strings.Contains(out, " 0 problems") {
 		t.Errorf("fsck: %s", out)
 	}
+}
+
+// TestServeRunSeparateSigner: what a server builds whose signer is another user's is
+// the server's, and of level 3 where the environment shows all that it takes.
+func TestServeRunSeparateSigner(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a server; go test without -short does")
+	}
+	l := newSignerLab(t)
+	l.builds = true
+	l.start()
+	l.write("app/.hallmark/pipeline.yaml", strings.Replace(slowPipeline, "2000000", "1", 1))
+	l.program(l.path("app"), "git", "add", ".hallmark")
+	commit := l.change()
+	l.program(l.path("app"), "git", "push", "-q", l.remote("alice"), "work")
+	r := l.runs()[0]
+	if r.Revision != commit {
+		t.Fatalf("the newest run is of %s", r.Revision)
+	}
+	said := l.program("", l.bin, "runs", "fetch", r.Run, "--out", l.path("out"), "--json", "--token-file", l.path("alice.token"))
+	for _, want := range []string{`"effect":"allow"`, `"levels":["SLSA_BUILD_LEVEL_3"]`} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %s: %s\n%s", want, said, l.serveLog())
+		}
+	}
+	roots, err := os.ReadFile(l.path("out", "roots.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := l.must("verify", l.path("out", "f"), "--evidence", l.path("out"), "--roots", string(hallmark.DigestOf(roots)), "--level", "SLSA_BUILD_LEVEL_3", "--ref", "refs/heads/work")
+	if !strings.Contains(out, "ALLOWED") || strings.Contains(out, "built by a local builder") {
+		t.Error(out)
+	}
+	l.stop()
 }

@@ -153,6 +153,20 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 	if err != nil {
 		return st, err
 	}
+	if !at(last, base) && s.hasUpstream(c.name) {
+		var why *hallmark.Reason
+		if last, why, err = s.catchUp(ctx, c.name, c.Target); err != nil {
+			return st, err
+		}
+		if why != nil {
+			st.Reasons = append(st.Reasons, *why)
+			return st, nil
+		}
+		if st.Base, err = gitcli.Value(ctx, s.dir(c.name), c.Target); err != nil {
+			return st, err
+		}
+		base = st.Base
+	}
 	if !at(last, base) {
 		add(hallmark.CodeRefOutsideLog, "", "hallmark source verify shows what differs", "%s is at %s, and the log says %s", c.Target, base, orNone(last.New))
 	}
@@ -440,6 +454,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	var st standing
 	var held *gitcli.Held
 	var unlock func()
+	up, err := s.home.upstream(c.name)
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	moves := []source.Update{} // what is left to forward
 	defer func() {
 		if unlock != nil {
 			unlock()
@@ -487,6 +506,16 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 				}
 			}
 			var err error
+			if up != nil { // who forwards has this lock before git's; so has a push
+				if unlock, err = s.locks.lock(ctx, c.name, c.Target); err != nil {
+					return hallmark.Decision{}, err
+				}
+				t.Upstream = up.URL
+				var why *hallmark.Reason
+				if moves, why = ahead(ctx, up, []source.Update{{Ref: c.Target, Old: st.Base, New: c.Revision}}); why != nil && !s.parts.ignores(*why) {
+					return gate.Denied(*why), nil
+				}
+			}
 			held, err = gitcli.Hold(ctx, s.dir(c.name), c.Target, c.Revision, st.Base)
 			if hallmark.KindOf(err) == hallmark.KindDenied && err != nil {
 				return gate.Denied(hallmark.Reason{Code: hallmark.CodeOf(err), Check: "source", Message: err.Error(), Fix: hallmark.HintOf(err)}), nil
@@ -494,8 +523,10 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			if err != nil {
 				return hallmark.Decision{}, err
 			}
-			if unlock, err = s.locks.lock(ctx, c.name, c.Target); err != nil {
-				return hallmark.Decision{}, err
+			if unlock == nil {
+				if unlock, err = s.locks.lock(ctx, c.name, c.Target); err != nil {
+					return hallmark.Decision{}, err
+				}
 			}
 			// git's lock says that the reference is where it was judged; what the log
 			// says may have changed in between.
@@ -526,7 +557,18 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			}
 			return err
 		},
-		Effect: func(context.Context) error { return held.Commit() },
+		Effect: func(ctx context.Context) error {
+			if up != nil {
+				in, err := gitcli.NewIncoming(s.dir(c.name), "")
+				if err == nil {
+					err = s.send(ctx, up, in, moves)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return held.Commit()
+		},
 	})
 	if held != nil && (err != nil || !d.Allowed()) {
 		held.Release()

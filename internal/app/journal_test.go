@@ -49,7 +49,7 @@ func newGated(t *testing.T) *gated {
 	if _, err := Init(t.Context(), InitConfig{Home: g.home, SingleOperator: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := CreateRepository(t.Context(), g.home, "app", "main", nil); err != nil {
+	if _, err := CreateRepository(t.Context(), g.home, "app", "main", UpstreamConfig{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	g.start()

@@ -24,6 +24,9 @@ func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, updates []sour
 	if len(fresh) == 0 {
 		return nil
 	}
+	if c.upstream != nil {
+		return hallmark.Errorf(hallmark.KindInternal, "%s was not forwarded", fresh[0].Ref)
+	}
 	g.settle(p, c)
 	for _, u := range fresh {
 		unlock, err := g.s.locks.lock(ctx, p.Repository, u.Ref)

@@ -42,10 +42,6 @@ const (
 	runIdle    = 5 * time.Second
 )
 
-// builderID is what the builds of this server name as their builder. While the
-// keys are in the server's own process it is no more than a person's machine.
-func (s *Server) builderID() string { return intoto.BuilderLocal }
-
 // buildsAs is the platform of this server, for somebody.
 func (s *Server) buildsAs(who intoto.Requester) buildPlatform {
 	p := buildPlatform{builder: s.builderID(), hosted: true, requester: who, sign: s.signer.sign}
@@ -324,7 +320,7 @@ func (s *Server) runHome() (*Home, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.keys = s.home.keys
+	h.keys, h.remote = s.home.keys, s.home.remote
 	return h, nil
 }
 

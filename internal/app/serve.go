@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
@@ -45,7 +46,7 @@ type Server struct {
 	home   *Home
 	file   ServerFile
 	log    *slog.Logger
-	signer *sharedSigner
+	signer statementSigner
 	git    *gitgate.Server
 	tool   hallmark.Tool
 	room   *room
@@ -60,6 +61,7 @@ type Server struct {
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
 	builds   *builds
+	oidc     *identity.OIDC
 
 	mu    sync.RWMutex
 	state *rules
@@ -112,7 +114,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	s.spare.prepare()
 	url := "https://" + l.Addr().String()
-	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin())
+	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin(), "builder", s.builderID())
 	if cfg.Ready != nil {
 		cfg.Ready(url, authority)
 	}
@@ -133,13 +135,15 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 }
 
 func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
-	h, err := OpenHome(cfg.Home, cfg.Passphrase)
+	h, leave, err := openServed(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts, oidc: identity.NewOIDC(nil, now)}
 	h.journal.hides = cfg.Parts.Hides
-	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	if s.signer = h.remote; h.remote == nil {
+		s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	}
 	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
@@ -160,6 +164,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 			lock.Close()
 		}
+		leave()
 		h.Close()
 		if alone != nil {
 			alone.Close()
@@ -268,6 +273,9 @@ func (s *Server) reload() error {
 		if err := s.home.readPolicy(); err != nil {
 			return err
 		}
+		if err := s.home.settlePolicyFile(context.Background(), s.log); err != nil {
+			return err
+		}
 	}
 	if err := s.parts.document(s.home); err != nil {
 		return err
@@ -276,7 +284,7 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	verifySigner, err := commitVerifier(s.home.document.AllowedSigners)
+	verifySigner, err := commitVerifier(s.home.document)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ type ServerFile struct {
 	Limits  ServerLimit   `yaml:"limits"`
 	Alerts  []ServerAlert `yaml:"alerts"`
 	Builds  ServerBuild   `yaml:"builds"`
+	Signer  ServerSigner  `yaml:"signer"`
 	maximum int64
 }
 
@@ -139,7 +140,7 @@ func ReadServerFile(path string) (ServerFile, error) {
 	}), hint)
 }
 
-var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "", " in type app.ServerBuild", "", " in type app.ServerSecret", "")
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "", " in type app.ServerBuild", "", " in type app.ServerSecret", "", " in type app.ServerSigner", "")
 
 // lineOf is where a field stands, or what it would stand in.
 func lineOf(n *yaml.Node, field []string) int {
@@ -179,6 +180,9 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if err := f.Builds.check(bad); err != nil {
 		return err
+	}
+	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
+		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")
 	}
 	for i, a := range f.Alerts {
 		if field, why := checkAlert(a); why != "" {

@@ -5,7 +5,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,7 +22,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gate"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
-	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -33,28 +31,6 @@ import (
 type sourceGate struct{ s *Server }
 
 type verdictOf = source.Verdict
-
-// commitVerifier checks commit signatures against the policy's allowed signers.
-func commitVerifier(allowed string) (func(sig, signed []byte, at time.Time) source.Verdict, error) {
-	signers, err := identity.ParseAllowedSigners("allowedSigners", []byte(allowed))
-	if err != nil {
-		return nil, fmt.Errorf("reading the policy's allowed signers: %w", err)
-	}
-	return func(sig, signed []byte, at time.Time) source.Verdict {
-		who, err := signers.VerifySSH(sig, signed, at)
-		v := source.Verdict{Principals: who}
-		switch {
-		case err == nil:
-			return v
-		case errors.Is(err, identity.ErrNotAllowed):
-			v.Code = hallmark.CodeSourceSignerNotAllowed
-		default:
-			v.Code = hallmark.CodeSourceSignatureInvalid
-		}
-		v.Message = err.Error()
-		return v
-	}, nil
-}
 
 // Authenticate takes a token as the password of HTTP's basic authentication, or
 // as a bearer's.
@@ -127,6 +103,8 @@ type considered struct {
 	done   map[string]hallmark.Digest // statements recorded, by ref
 	locked []lockedRef                // of the transaction under way
 	held   bool                       // it waits for maintainers
+	// upstream is where the repository is forwarded to; nil is nowhere.
+	upstream *gitcli.Upstream
 }
 
 type lockedRef struct {
@@ -155,6 +133,9 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	}
 	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now(), done: map[string]hallmark.Digest{}}
 	p.State = c
+	if c.upstream, err = g.s.home.upstream(p.Repository); err != nil {
+		return hallmark.Decision{}, err
+	}
 	in, err := gitcli.NewIncoming(p.Dir, p.Quarantine)
 	if err != nil {
 		return hallmark.Decision{}, err
@@ -178,6 +159,9 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 			}
 			if c.held {
 				return g.hold(ctx, p, c, in)
+			}
+			if c.upstream != nil {
+				return g.forward(ctx, p, c, in, say)
 			}
 			return hallmark.Decision{Effect: hallmark.Allow}, nil
 		},
@@ -237,6 +221,16 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
 		if err != nil {
 			return nil, err
+		}
+		if c.upstream != nil && !at(last, u.Old) {
+			var why *hallmark.Reason
+			if last, why, err = g.s.catchUp(ctx, p.Repository, u.Ref); err != nil {
+				return nil, err
+			}
+			if why != nil {
+				out = append(out, *why)
+				continue
+			}
 		}
 		c.last[u.Ref] = last
 		rule, ok := c.rules.book.Protection(p.Repository, u.Ref)
@@ -530,6 +524,9 @@ func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTran
 	}
 	if tip := c.facts.Tips[u.Ref]; tip != u.New {
 		t.Commit = tip
+	}
+	if c.upstream != nil {
+		t.Upstream = c.upstream.URL
 	}
 	for _, pc := range c.facts.Commits {
 		t.Commits = append(t.Commits, intoto.RefCommit(pc))

@@ -119,7 +119,21 @@ func (s *Server) settle(ctx context.Context, repository, ref string, own hallmar
 	if err != nil || is == last.New || strings.Trim(is+last.New, "0") == "" {
 		return err
 	}
-	if !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "") {
+	up, err := s.home.upstream(repository)
+	if err != nil {
+		return err
+	}
+	behind := !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "")
+	if behind && up != nil {
+		done, err := s.arrived(ctx, up, dir, ref, last, is)
+		if err != nil {
+			return fmt.Errorf("settling %s of %s: %w", ref, repository, err)
+		}
+		if done {
+			s.log.Warn("a transition that reached the upstream was carried out late", "repository", repository, "ref", ref, "new", last.New)
+			return nil
+		}
+	} else if behind {
 		if err := gitcli.Move(ctx, dir, ref, last.New, is); err == nil {
 			s.log.Warn("a logged transition was carried out late", "repository", repository, "ref", ref, "new", last.New)
 			return nil
@@ -146,6 +160,9 @@ func (s *Server) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := gitcli.EndForwards(ctx, s.home.Repositories()); err != nil {
+		return err
+	}
 	refs := map[[2]string]bool{}
 	for _, name := range names {
 		chain, err := s.home.logged(ctx, repositoryKey, s.uri(name))
@@ -170,6 +187,10 @@ func (s *Server) recover(ctx context.Context) error {
 	}
 	for r := range refs {
 		err := s.settle(ctx, r[0], r[1], "")
+		if code := hallmark.CodeOf(err); code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved {
+			s.log.Error("the upstream can't be asked how a push ended; pushes to the reference are refused until it can", "repository", r[0], "ref", r[1], "error", err.Error())
+			continue
+		}
 		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {
 			s.alerts.tell(Alert{Code: hallmark.CodeRefOutsideLog, On: now().UTC(), Gate: "start", Repository: r[0], Ref: r[1], Message: err.Error(), Remediation: "hallmark source verify --repository " + r[0], Document: remediation + "#ref_moved_outside_gate"})
 			s.log.Error("a reference was moved outside of the gate; pushes to it are refused", "repository", r[0], "ref", r[1], "error", err.Error())

@@ -263,6 +263,10 @@ func sourceSummary() Selector {
 	return Selector{PredicateType: intoto.PredicateVSA, Name: nameSourceSummary}
 }
 
+// forgeAudit is what was read of a repository at another forge, whatever it was.
+func forgeAudit() Selector {
+	return Selector{PredicateType: intoto.PredicateTestResult, Check: intoto.CheckForge, AnyResult: true}
+}
 func genesis() Selector { return Selector{PredicateType: intoto.PredicateGenesis} }
 
 // decision is the VSA of the latest verdict, PASSED or FAILED: for rows about

@@ -372,7 +372,7 @@ func (h *host) try(ctx context.Context, kind string) (*try, error) {
 // repository makes one with a first commit on main.
 func (h *host) repository(ctx context.Context, kind string) (try, error) {
 	t := try{h: h, name: kind + "/app", bare: filepath.Join(h.g.home.Repositories(), kind, "app.git"), dir: h.g.path("clones", kind)}
-	if _, err := app.CreateRepository(ctx, h.g.home.Home, t.name, "main", nil); err != nil {
+	if _, err := app.CreateRepository(ctx, h.g.home.Home, t.name, "main", app.UpstreamConfig{}, nil); err != nil {
 		return t, err
 	}
 	if err := os.MkdirAll(t.dir, 0o755); err != nil {
