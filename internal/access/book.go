@@ -62,17 +62,11 @@ func (b *Book) WithKey(fingerprint string) (Principal, bool) { return found(b.by
 // WithSubject finds whom an OpenID Connect issuer's subject is.
 func (b *Book) WithSubject(s Subject) (Principal, bool) { return found(b.bySub[s]) }
 
-// Issuers lists the OpenID Connect issuers that vouch for somebody.
-func (b *Book) Issuers() []string {
-	var out []string
-	for s := range b.bySub {
-		if !slices.Contains(out, s.Issuer) {
-			out = append(out, s.Issuer)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
+// Issuers lists the OpenID Connect issuers that may vouch for somebody.
+func (b *Book) Issuers() []Issuer { return slices.Clone(b.section.Issuers) }
+
+// TrustDomains lists the domains whose workloads may show a certificate.
+func (b *Book) TrustDomains() []TrustDomain { return slices.Clone(b.section.TrustDomains) }
 
 func found(p *Principal) (Principal, bool) {
 	if p == nil {
@@ -202,6 +196,9 @@ func (b *Book) WhoCan(p Permission, repository, ref string, at time.Time) []Hold
 	}
 	return out
 }
+
+// Principals lists everybody, in the order of the section.
+func (b *Book) Principals() []Principal { return slices.Clone(b.section.Principals) }
 
 // Grants lists every grant, in the order of the section.
 func (b *Book) Grants() []Grant { return slices.Clone(b.section.Grants) }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hallmark-sc/hallmark"
 )
 
 // Fields are the section as whoever signs a policy compares it: every value under
@@ -27,6 +29,16 @@ func (s *Section) Fields() map[string]string {
 		set(out, at+"sshKeys", list(p.SSHKeys))
 		for _, o := range p.OIDC {
 			out[at+"oidc."+o.Issuer+"."+o.Subject] = "signs in"
+		}
+		for _, k := range p.OpenPGP {
+			out[at+"openpgp."+k.Fingerprint] = digestText(k.Key)
+		}
+		for _, c := range p.X509 {
+			key := at + "x509." + c.Name
+			for out[key] != "" { // the same name of several authorities
+				key += "+"
+			}
+			out[key] = "by authority " + digestText(c.Authority)
 		}
 	}
 	for _, g := range s.Grants {
@@ -49,9 +61,22 @@ func (s *Section) Fields() map[string]string {
 			out[fmt.Sprintf("%sowners.%d", at, i+1)] = list(o.Paths) + ": " + list(o.Owners)
 		}
 	}
+	for _, i := range s.Issuers {
+		at := "access.issuers." + i.URL + "."
+		out[at+"audience"], out[at+"claim"], out[at+"flow"] = i.Audience, i.Claim, i.Flow
+		for name, value := range i.Require {
+			out[at+"require."+name] = value
+		}
+	}
+	for _, d := range s.TrustDomains {
+		out["access.trustDomains."+d.Name] = "by authorities " + digestText(d.Authorities)
+	}
 	set(out, "access.refs", list(order)) // their order counts
 	return out
 }
+
+// digestText stands for what is too long to show.
+func digestText(s string) string { return string(hallmark.DigestOf([]byte(s))) }
 
 func set(m map[string]string, k, v string) {
 	if v != "" {

@@ -67,6 +67,8 @@ type PrincipalChange struct {
 	Aliases           []string
 	KeyFiles          []string // OpenSSH public keys, to sign in with
 	OIDC              []string // ISSUER#SUBJECT
+	OpenPGPFiles      []string // public keys, to sign commits with
+	X509Files         []string // names and authorities, likewise
 	Remove            bool
 }
 
@@ -99,6 +101,9 @@ func (p PrincipalChange) Apply(s *access.Section) error {
 			return hallmark.Errorf(hallmark.KindUsage, "--oidc %.80q: want ISSUER#SUBJECT", o)
 		}
 		n.OIDC = append(n.OIDC, access.Subject{Issuer: issuer, Subject: subject})
+	}
+	if err := p.signing(&n); err != nil {
+		return err
 	}
 	if i < 0 {
 		s.Principals = append(s.Principals, n)

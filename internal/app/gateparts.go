@@ -6,8 +6,11 @@ package app
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/access"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
@@ -24,6 +27,22 @@ type GateParts struct {
 	Hides func(hallmark.Digest) bool
 	// Document reads the policy without verifying it.
 	Document func() ([]byte, error)
+}
+
+// alike finds somebody whose subject looks like the one that an issuer vouches for,
+// where a drill took it away that it must be the same.
+func (p GateParts) alike(b *access.Book, v identity.Vouched) (access.Principal, bool) {
+	if !p.ignores(hallmark.Reason{Code: hallmark.CodeAccessCredential, Check: "oidc-subject"}) {
+		return access.Principal{}, false
+	}
+	for _, who := range b.Principals() {
+		for _, s := range who.OIDC {
+			if s.Issuer == v.Issuer && strings.EqualFold(s.Subject, v.Subject) {
+				return who, true
+			}
+		}
+	}
+	return access.Principal{}, false
 }
 
 func (p GateParts) ignores(r hallmark.Reason) bool { return p.Ignores != nil && p.Ignores(r) }

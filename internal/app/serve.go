@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
@@ -45,7 +46,7 @@ type Server struct {
 	home   *Home
 	file   ServerFile
 	log    *slog.Logger
-	signer *sharedSigner
+	signer statementSigner
 	git    *gitgate.Server
 	tool   hallmark.Tool
 	room   *room
@@ -55,10 +56,13 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	refusals refusals
 	alerts   *alerter
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
+	builds   *builds
+	oidc     *identity.OIDC
 
 	mu    sync.RWMutex
 	state *rules
@@ -97,6 +101,16 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if err != nil {
 		return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "listening on %s: %w", cfg.Config.Listen, err), "name another address: listen in the configuration, or --listen")
 	}
+	stopMetrics, err := s.serveMetrics(ctx)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer stopMetrics()
+	s.builds = newBuilds(ctx, s)
+	defer s.builds.close()
+	if err := s.builds.start(); err != nil {
+		return err
+	}
 	srv := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
@@ -106,7 +120,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	s.spare.prepare()
 	url := "https://" + l.Addr().String()
-	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin())
+	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin(), "builder", s.builderID())
 	if cfg.Ready != nil {
 		cfg.Ready(url, authority)
 	}
@@ -115,6 +129,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		return hallmark.Errorf(hallmark.KindInternal, "serving: %w", err)
 	case <-ctx.Done():
 	}
+	s.builds.close() // what is built is given back, and who listens to it is let go
 	// The context of the command has ended; what is under way has its own.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
@@ -126,13 +141,15 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 }
 
 func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
-	h, err := OpenHome(cfg.Home, cfg.Passphrase)
+	h, leave, err := openServed(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts, oidc: identity.NewOIDC(nil, now)}
 	h.journal.hides = cfg.Parts.Hides
-	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	if s.signer = h.remote; h.remote == nil {
+		s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	}
 	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
@@ -153,6 +170,7 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 			lock.Close()
 		}
+		leave()
 		h.Close()
 		if alone != nil {
 			alone.Close()
@@ -192,7 +210,12 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		if s.spool, err = openSpool(h.Spool(), s.sealFetches); err != nil {
 			return err
 		}
-		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush()})
+		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush(),
+			Pushes: cfg.Config.Limits.Pushes, PushesEach: cfg.Config.Limits.PushesEach, Patience: cfg.Config.patience(),
+			Busy: func(gitgate.Caller, string) {
+				s.counters.count("push", hallmark.Decision{Effect: hallmark.Deny, Reasons: []hallmark.Reason{{Code: hallmark.CodePushBusy}}}, nil)
+			},
+		})
 		return err
 	}()
 	if err != nil {
@@ -261,6 +284,9 @@ func (s *Server) reload() error {
 		if err := s.home.readPolicy(); err != nil {
 			return err
 		}
+		if err := s.home.settlePolicyFile(context.Background(), s.log); err != nil {
+			return err
+		}
 	}
 	if err := s.parts.document(s.home); err != nil {
 		return err
@@ -269,7 +295,7 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	verifySigner, err := commitVerifier(s.home.document.AllowedSigners)
+	verifySigner, err := commitVerifier(s.home.document)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,7 +22,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gate"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
-	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -34,33 +32,12 @@ type sourceGate struct{ s *Server }
 
 type verdictOf = source.Verdict
 
-// commitVerifier checks commit signatures against the policy's allowed signers.
-func commitVerifier(allowed string) (func(sig, signed []byte, at time.Time) source.Verdict, error) {
-	signers, err := identity.ParseAllowedSigners("allowedSigners", []byte(allowed))
-	if err != nil {
-		return nil, fmt.Errorf("reading the policy's allowed signers: %w", err)
-	}
-	return func(sig, signed []byte, at time.Time) source.Verdict {
-		who, err := signers.VerifySSH(sig, signed, at)
-		v := source.Verdict{Principals: who}
-		switch {
-		case err == nil:
-			return v
-		case errors.Is(err, identity.ErrNotAllowed):
-			v.Code = hallmark.CodeSourceSignerNotAllowed
-		default:
-			v.Code = hallmark.CodeSourceSignatureInvalid
-		}
-		v.Message = err.Error()
-		return v
-	}, nil
-}
-
 // Authenticate takes a token as the password of HTTP's basic authentication, or
 // as a bearer's.
 func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate.Caller, error) {
 	t, err := g.s.token(ctx, r)
 	if err != nil {
+		g.s.refusedCredential(ctx, r, t.ID, err)
 		return gitgate.Caller{}, err
 	}
 	return gitgate.Caller{Principal: hallmark.Principal{Name: t.Principal, Key: t.ID, Method: t.Method}, Token: t}, nil
@@ -449,7 +426,7 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 			break
 		}
 		st := standing{Rule: c.rule[ref]}
-		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, Revision: tip}, &st); err != nil {
+		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, name: p.Repository, Revision: tip}, &st); err != nil {
 			return nil, err
 		}
 		out = append(out, st.Reasons...)
@@ -625,6 +602,9 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 		Actor: p.Caller.Principal, Grant: c.grants[u.Ref], Pack: digest, On: c.on, Policy: c.rules.policy,
 	}
 	if err := g.s.logReview(ctx, r, hallmark.Decision{Effect: hallmark.Allow}); err != nil {
+		return hallmark.Decision{}, err
+	}
+	if err := g.s.voidRuns(ctx, p.Repository, r); err != nil {
 		return hallmark.Decision{}, err
 	}
 	return gate.Denied(hallmark.Reason{Code: hallmark.CodeChangeHeld, Check: "review", Message: "it is kept as change " + r.Change + " and lands when maintainers agreed; it need not be pushed again",

@@ -43,7 +43,11 @@ type Document struct {
 	IssuedOn       time.Time         `json:"issuedOn"`
 	Parameters     map[string]string `json:"parameters"`
 	AllowedSigners string            `json:"allowedSigners"` // text of an OpenSSH allowed_signers file
-	Modules        map[string]string `json:"modules"`        // Rego by file name
+	// Who else may sign commits, by OpenPGP keys and by certificates; the forms are
+	// those of identity.ParseOpenPGPKeys and ParseX509Signers.
+	OpenPGPKeys string            `json:"openpgpKeys,omitempty"`
+	X509Signers string            `json:"x509Signers,omitempty"`
+	Modules     map[string]string `json:"modules"` // Rego by file name
 	// Build says what may be built. Documents that are older than it have none,
 	// and nothing is built under them.
 	Build *BuildRules `json:"build,omitempty"`
@@ -60,6 +64,12 @@ type Parameter struct {
 
 // AllowedSigners is what Set calls the allowed signers, which are no parameter.
 const AllowedSigners = "allowedSigners"
+
+// OpenPGPKeys and X509Signers are what Set calls the other files of signers.
+const (
+	OpenPGPKeys = "openpgpKeys"
+	X509Signers = "x509Signers"
+)
 
 // BuildSection is what Set calls the rules of builds, which are no parameter.
 const BuildSection = "build"
@@ -113,7 +123,7 @@ func Table() []Parameter {
 		{"reuse.maxAge", "24h", "saved results of stages older than this are made again", duration},
 		{"registries.go", "none", "the only Go module proxy that dependencies are fetched from: a URL, or none", registry},
 		{"registries.npm", "none", "the only npm registry that dependencies are fetched from: a URL, or none", registry},
-		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
+		{"build.builders", intoto.BuilderLocal + "," + intoto.BuilderServer, "builder ids whose provenance is accepted", nonEmpty},
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,proc-masked,sysfs-absent,devices-minimal,kernel-settings-closed,memory-not-executable,egress-recorded,wall-time-limit,disk-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},
@@ -433,8 +443,8 @@ func decodeExact(b []byte, limit int, v any) error {
 // Set returns the next version of the policy with one or more parameters
 // changed.
 //
-// The key AllowedSigners stands for the text of the allowed signers, which the
-// caller has parsed, BuildSection for a file of build rules, and AccessSection for
+// The keys AllowedSigners, OpenPGPKeys and X509Signers stand for the texts of who
+// signs, which the caller has parsed, BuildSection for a file of build rules, and AccessSection for
 // the JSON of an access section.
 func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	old, err := d.Encode()
@@ -453,6 +463,14 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	for _, c := range changes {
 		if c[0] == AllowedSigners {
 			next.AllowedSigners = c[1]
+			continue
+		}
+		if c[0] == OpenPGPKeys {
+			next.OpenPGPKeys = c[1]
+			continue
+		}
+		if c[0] == X509Signers {
+			next.X509Signers = c[1]
 			continue
 		}
 		if c[0] == BuildSection {

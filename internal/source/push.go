@@ -128,6 +128,7 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 			if !j.tags[o.ID] {
 				j.add(hallmark.CodeCommitHidden, "push the tag that shows it, or leave it out", "tag object %s is in the push and no reference would show it", o.ID)
 			}
+			j.tag(o)
 		case "tree":
 			j.tree(o)
 		case "blob":
@@ -281,6 +282,7 @@ func (j *pushJudge) tip(ctx context.Context, u Update) (string, error) {
 				return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object %s is named %.200q", id, named)
 			}
 			j.tags[id] = true
+			j.tag(o) // also one that was in the store before
 			id = to
 		default:
 			return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "%s is a %s; a reference shows a commit", id, o.Type)
@@ -313,19 +315,18 @@ func (j *pushJudge) commit(o Object) error {
 		j.add(hallmark.CodeSourceObjectInvalid, "make the commit again with git", "commit %s: %s", o.ID, err)
 		return nil
 	}
+	if c.Encoding != "" && !readable(c.Encoding) {
+		j.add(hallmark.CodeSourceEncoding, "write messages in UTF-8: git config --unset i18n.commitEncoding, and make the commit again", "commit %s says that its text is in %.40q, which reads otherwise to whoever decodes it", o.ID, c.Encoding)
+	}
 	p := PushedCommit{Commit: o.ID, Author: c.Author, Committer: c.Committer}
 	defer func() { j.facts.Commits = append(j.facts.Commits, p) }()
-	switch {
-	case c.Signature == nil:
+	if c.Signature == nil {
 		j.add(hallmark.CodeSourceUnsigned, signAs, "commit %s is not signed", o.ID)
-		return nil
-	case !bytes.HasPrefix(c.Signature, []byte("-----BEGIN SSH SIGNATURE-----")):
-		j.add(hallmark.CodeSourceSignatureFormat, signAs, "commit %s has a signature that is not an SSH signature", o.ID)
 		return nil
 	}
 	v := verify(Config{Verify: j.cfg.Verify, Clock: j.cfg.Clock}, c)
 	if v.Code != "" {
-		j.add(v.Code, "sign with a key that the policy allows, or have an administrator allow this one: hallmark policy set --allowed-signers FILE", "commit %s: %s", o.ID, v.Message)
+		j.add(v.Code, fixOf(v.Code, signAs), "commit %s: %s", o.ID, v.Message)
 		return nil
 	}
 	for _, who := range []struct {
