@@ -77,6 +77,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("OSV", filepath.Join(root, "testdata", "osv"))
+			env.Setenv("RECORDED", filepath.Join(root, "internal", "forge", "testdata"))
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
 			startRegistry(env)
 			for _, name := range []string{"GOPROXY", "GOMODCACHE", "GOFLAGS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "NPM_CONFIG_REGISTRY", "npm_config_registry", "NODE_EXTRA_CA_CERTS"} {
@@ -96,7 +97,7 @@ func TestScript(t *testing.T) {
 			"statement": cmdStatement, "layout": cmdLayout, "makeimage": cmdMakeImage, "subst": cmdSubst, "tamperblob": cmdTamperBlob, "registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "warm": cmdWarm, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance, "predicate": cmdPredicate,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads, "serve": cmdServe, "get": cmdGet, "person": cmdPerson, "index": cmdIndex, "changeid": cmdChangeID("stdout"), "heldid": cmdChangeID("stderr"), "remote": cmdRemote, "upstream": cmdUpstream,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads, "serve": cmdServe, "get": cmdGet, "person": cmdPerson, "index": cmdIndex, "changeid": cmdChangeID("stdout"), "heldid": cmdChangeID("stderr"), "remote": cmdRemote, "upstream": cmdUpstream, "answers": cmdAnswers,
 		},
 	})
 }
