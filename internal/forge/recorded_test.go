@@ -4,6 +4,8 @@
 package forge
 
 import (
+	"encoding/json"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -91,4 +93,131 @@ func found(t *testing.T, f source.Forge, w source.Wanted) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// TestUnread: what a forge does not say, or not to this token, passes nothing.
+func TestUnread(t *testing.T) {
+	github := map[string]func(e *forgetest.Exchange){
+		"FORGE_BRANCH_UNPROTECTED main": func(e *forgetest.Exchange) { // not found, and the token is no administrator's
+			switch {
+			case strings.HasSuffix(e.Path, "/protection"):
+				e.Status, e.Answer = 404, map[string]any{"message": "Not Found"}
+			case e.Path == "/api/v3/repos/octo/app":
+				e.Answer.(map[string]any)["permissions"].(map[string]any)["admin"] = false
+			}
+		},
+		"FORGE_ADMINISTRATOR_OVERRIDE main": func(e *forgetest.Exchange) {
+			if strings.Contains(e.Path, "/rulesets/41") {
+				delete(e.Answer.(map[string]any), "bypass_actors")
+			}
+		},
+		"FORGE_TAG_UNPROTECTED tags": func(e *forgetest.Exchange) {
+			if strings.Contains(e.Path, "/rulesets/42") {
+				delete(e.Answer.(map[string]any), "bypass_actors")
+			}
+		},
+		"FORGE_SECOND_FACTOR_OPTIONAL": func(e *forgetest.Exchange) {
+			if e.Path == "/api/v3/orgs/octo" {
+				e.Answer.(map[string]any)["two_factor_requirement_enabled"] = nil
+			}
+		},
+		"FORGE_WEBHOOK_NOT_ENCRYPTED": func(e *forgetest.Exchange) {
+			if strings.Contains(e.Path, "/hooks?") {
+				e.Status, e.Answer = 403, map[string]any{"message": "Resource not accessible by personal access token"}
+			}
+		},
+		"FORGE_DEPLOY_KEY_WRITES": func(e *forgetest.Exchange) {
+			if strings.Contains(e.Path, "/keys?") {
+				e.Status, e.Answer = 404, map[string]any{"message": "Not Found"}
+			}
+		},
+		"FORGE_OUTSIDER_WRITES": func(e *forgetest.Exchange) {
+			if strings.Contains(e.Path, "/collaborators?") {
+				e.Status, e.Answer = 403, map[string]any{"message": "Must have push access to view repository collaborators."}
+			}
+		},
+		"FORGE_WORKFLOW_TOKEN_WRITES": func(e *forgetest.Exchange) {
+			if strings.HasSuffix(e.Path, "/workflow") {
+				e.Answer = map[string]any{}
+			}
+		},
+		"FORGE_WORKFLOW_RUNS_UNAPPROVED": func(e *forgetest.Exchange) {
+			if strings.HasSuffix(e.Path, "-approval") {
+				e.Status, e.Answer = 404, nil
+			}
+		},
+	}
+	gitea := map[string]func(e *forgetest.Exchange){
+		"FORGE_FORCE_PUSH main":             lacking("enable_force_push"),
+		"FORGE_DIRECT_PUSH main":            lacking("push_whitelist_teams"),
+		"FORGE_REVIEW_MISSING main":         lacking("required_approvals"),
+		"FORGE_ADMINISTRATOR_OVERRIDE main": lacking("block_admin_merge_override"),
+		"FORGE_APPROVAL_OUTLIVES_PUSH main": lacking("ignore_stale_approvals"),
+		"FORGE_CHECK_NOT_REQUIRED main":     lacking("enable_status_check"),
+		"FORGE_REJECTION_IGNORED main":      lacking("block_on_rejected_reviews"),
+		"FORGE_UNSIGNED_COMMITS main":       lacking("require_signed_commits"),
+		"FORGE_OWNERS_NOT_ASKED main":       lacking("block_on_official_review_requests"),
+		"FORGE_BRANCH_UNPROTECTED main":     lacking("protected"),
+		"FORGE_VISIBILITY":                  lacking("private"),
+		"FORGE_OUTSIDER_WRITES":             lacking("admin"),
+	}
+	gitlab := map[string]func(e *forgetest.Exchange){
+		"FORGE_FORCE_PUSH main":                                           lacking("allow_force_push"),
+		"FORGE_DIRECT_PUSH main":                                          lacking("push_access_levels"),
+		"FORGE_OWNERS_NOT_ASKED main":                                     lacking("code_owner_approval_required"),
+		"FORGE_CHECK_NOT_REQUIRED main":                                   lacking("only_allow_merge_if_pipeline_succeeds"),
+		"FORGE_APPROVAL_OUTLIVES_PUSH main":                               lacking("reset_approvals_on_push"),
+		"FORGE_WORKFLOW_TOKEN_WRITES":                                     lacking("ci_push_repository_for_job_token_allowed"),
+		"FORGE_WORKFLOW_RUNS_UNAPPROVED":                                  lacking("ci_allow_fork_pipelines_to_run_in_parent_project"),
+		"FORGE_SECOND_FACTOR_OPTIONAL":                                    lacking("require_two_factor_authentication"),
+		"FORGE_WEBHOOK_TLS_NOT_VERIFIED hook 2 to https://ci.example.org": lacking("enable_ssl_verification"),
+	}
+	for file, cases := range map[string]map[string]func(e *forgetest.Exchange){"github-documented.json": github, "gitea-1.26.0.json": gitea, "gitlab-documented.json": gitlab} {
+		for want, edit := range cases {
+			b, err := os.ReadFile("testdata/" + file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var r forgetest.Recording
+			if err := json.Unmarshal(b, &r); err != nil {
+				t.Fatal(err)
+			}
+			last := 0 // the state after the repairs: all of it passes but for the edit
+			for i := range r.Exchanges {
+				if r.Exchanges[i].Method != "GET" {
+					last = i + 1
+				}
+				edit(&r.Exchanges[i])
+			}
+			s := forgetest.Serve(r.Exchanges[last:])
+			path, kind := map[string]string{"github-documented.json": "/octo/app", "gitea-1.26.0.json": "/gate/app", "gitlab-documented.json": "/group/sub/app"}[file], strings.Split(file, "-")[0]
+			f, err := New(Config{URL: s.URL + path, Kind: kind, Token: testToken})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := found(t, f, source.Wanted{Approvals: 1, Pushers: []string{"gate"}, Trusted: []string{"outsider"}}); !slices.Contains(got, "error "+want) {
+				t.Errorf("%s without what says %s: %q", file, want, got)
+			}
+			s.Close()
+		}
+	}
+}
+
+// lacking takes a field out of every answer.
+func lacking(field string) func(*forgetest.Exchange) {
+	var strip func(v any)
+	strip = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			delete(v, field)
+			for _, x := range v {
+				strip(x)
+			}
+		case []any:
+			for _, x := range v {
+				strip(x)
+			}
+		}
+	}
+	return func(e *forgetest.Exchange) { strip(e.Answer) }
 }
