@@ -4,7 +4,9 @@ go 1.26.8
 
 require (
 	github.com/CycloneDX/cyclonedx-go v0.12.0 // CycloneDX 1.6 documents
+	github.com/ProtonMail/go-crypto v1.5.2 // OpenPGP keys and signatures
 	github.com/cilium/ebpf v0.22.0 // tracing: processes by BPF
+	github.com/coreos/go-oidc/v3 v3.20.0 // OpenID Connect: discovery, ID tokens
 	github.com/cyberphone/json-canonicalization v0.0.0-20241213102144-19d51d7fe467 // RFC 8785
 	github.com/digitorus/timestamp v0.0.0-20231217203849-220c5c2851b7 // RFC 3161 timestamps
 	github.com/google/certificate-transparency-go v1.3.3 // SCT structures
@@ -27,6 +29,7 @@ require (
 	github.com/sigstore/rekor-tiles/v2 v2.3.0 // log entries, checkpoints as stock clients read them
 	github.com/sigstore/sigstore v1.10.11 // signers and verifiers
 	github.com/sigstore/sigstore-go v1.3.0 // verification of bundles, trusted roots
+	github.com/smallstep/pkcs7 v0.2.3 // CMS: signatures by certificate
 	github.com/spdx/tools-golang v0.5.7 // SPDX 2.3 documents
 	github.com/spf13/cobra v1.10.2 // command line
 	github.com/transparency-dev/formats v0.1.1 // checkpoints, cosignatures
@@ -36,6 +39,7 @@ require (
 	go.yaml.in/yaml/v3 v3.0.6 // pipeline files with lines and columns
 	golang.org/x/crypto v0.58.0 // SSH keys
 	golang.org/x/mod v0.42.0 // signed notes, go.mod
+	golang.org/x/oauth2 v0.37.0 // authorization code flow with PKCE
 	golang.org/x/sync v0.24.0 // errgroup
 	golang.org/x/sys v0.49.0 // namespaces, seccomp
 	golang.org/x/term v0.47.0 // is it a terminal
@@ -84,6 +88,7 @@ require (
 	github.com/charmbracelet/x/term v0.2.2 // indirect
 	github.com/clipperhouse/displaywidth v0.11.0 // indirect
 	github.com/clipperhouse/uax29/v2 v2.7.0 // indirect
+	github.com/cloudflare/circl v1.6.3 // indirect
 	github.com/containerd/typeurl/v2 v2.3.0 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
 	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // indirect
@@ -105,6 +110,7 @@ require (
 	github.com/go-git/gcfg v1.5.1-0.20230307220236-3a3c6141e376 // indirect
 	github.com/go-git/go-billy/v5 v5.9.2 // indirect
 	github.com/go-git/go-git/v5 v5.19.3 // indirect
+	github.com/go-jose/go-jose/v4 v4.1.5 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
 	github.com/go-openapi/analysis v0.25.5 // indirect
@@ -221,7 +227,6 @@ require (
 	go4.org v0.0.0-20230225012048-214862532bf5 // indirect
 	golang.org/x/exp v0.0.0-20260603202125-055de637280b // indirect
 	golang.org/x/net v0.61.0 // indirect
-	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da // indirect
 	google.golang.org/genproto v0.0.0-20260715232425-e75dac1f907d // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260825221802-da73d73af1c5 // indirect

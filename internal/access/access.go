@@ -27,6 +27,33 @@ type Section struct {
 	Principals []Principal `json:"principals"`
 	Grants     []Grant     `json:"grants"`
 	Refs       []RefRule   `json:"refs"`
+	// Issuers are the OpenID Connect providers that may vouch for somebody, and
+	// TrustDomains those whose workloads may show a certificate. Nobody else may.
+	Issuers      []Issuer      `json:"issuers,omitempty"`
+	TrustDomains []TrustDomain `json:"trustDomains,omitempty"`
+}
+
+// Issuer is an OpenID Connect provider.
+type Issuer struct {
+	URL      string `json:"issuer"`   // as its tokens say it, exactly
+	Audience string `json:"audience"` // whom its tokens must be for: our client id
+	Claim    string `json:"claim"`    // the claim that is the subject of principals: sub
+	// Flow: code has persons sign in by a browser, and each token answers a request
+	// of ours; token takes what a robot was given, once each.
+	Flow    string            `json:"flow"`
+	Require map[string]string `json:"require,omitempty"` // claims, with their values
+}
+
+// Flows of an issuer.
+const (
+	FlowCode  = "code"
+	FlowToken = "token"
+)
+
+// TrustDomain is a SPIFFE trust domain and its authorities.
+type TrustDomain struct {
+	Name        string `json:"name"`        // without spiffe://
+	Authorities string `json:"authorities"` // certificates in PEM
 }
 
 // Kinds of principals.
@@ -48,6 +75,22 @@ type Principal struct {
 	Aliases []string  `json:"aliases"` // other addresses of the same person in commits
 	SSHKeys []string  `json:"sshKeys"` // to sign in with: KEYTYPE KEY
 	OIDC    []Subject `json:"oidc"`
+
+	// To sign commits and tags with, beside the home's allowed signers.
+	OpenPGP []OpenPGPKey  `json:"openpgp,omitempty"`
+	X509    []Certificate `json:"x509,omitempty"`
+}
+
+// OpenPGPKey is an OpenPGP key that signs in a principal's name.
+type OpenPGPKey struct {
+	Fingerprint string `json:"fingerprint"` // of the primary key, upper-case hex
+	Key         string `json:"key"`         // the public key, base64
+}
+
+// Certificate is what a certificate must say to sign in a principal's name.
+type Certificate struct {
+	Name      string `json:"name"`      // email:ADDRESS or uri:URI, an alternative name of it
+	Authority string `json:"authority"` // PEM of the certificate of who issues it
 }
 
 // Subject is an identity that an OpenID Connect issuer vouches for.
@@ -64,6 +107,7 @@ type Grant struct {
 	Role         Role      `json:"role"`
 	Repositories []string  `json:"repositories"` // patterns of names
 	Refs         []string  `json:"refs"`         // patterns of full refs; for permissions that have one
+	Paths        []string  `json:"paths"`        // patterns of the files that a push may change
 	Owner        string    `json:"owner"`        // who answers for the grant
 	Reason       string    `json:"reason"`
 	NotBefore    time.Time `json:"notBefore"`
@@ -108,6 +152,7 @@ const (
 	maxEntries = 20000
 	maxList    = 500
 	maxText    = 1000
+	maxKeyText = 100_000
 	maxBytes   = 3 << 20
 )
 
@@ -133,18 +178,25 @@ func Parse(name string, data []byte) (*Section, error) {
 }
 
 var (
-	nameForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,199}$`)
-	idForm     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
-	orgForm    = regexp.MustCompile(`^ORG_SOURCE_[A-Z0-9_]{1,80}$`)
-	checkForm  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,40}$`)
-	countForm  = regexp.MustCompile(`^[0-9]$`)
-	spiffeForm = regexp.MustCompile(`^spiffe://[a-z0-9._-]+/[A-Za-z0-9._/-]+$`)
+	nameForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,199}$`)
+	idForm      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+	orgForm     = regexp.MustCompile(`^ORG_SOURCE_[A-Z0-9_]{1,80}$`)
+	checkForm   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,40}$`)
+	countForm   = regexp.MustCompile(`^[0-9]$`)
+	openpgpForm = regexp.MustCompile(`^[0-9A-F]{40}([0-9A-F]{24})?$`)
+	issuerForm  = regexp.MustCompile(`^(https://[^/\s?#@]+|http://(127\.0\.0\.1|localhost):[0-9]+)(/[!-~]*)?$`)
+	claimForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_:./-]{0,100}$`)
+	domainForm  = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`)
+	spiffeForm  = regexp.MustCompile(`^spiffe://[a-z0-9._-]+/[A-Za-z0-9._/-]+$`)
 )
 
 // Check reports what is wrong with a section, by its field.
 func (s *Section) Check() error {
 	if len(s.Principals) > maxEntries || len(s.Grants) > maxEntries || len(s.Refs) > maxList {
 		return fmt.Errorf("principals, grants: at most %d, refs: at most %d", maxEntries, maxList)
+	}
+	if err := s.checkIssuers(); err != nil {
+		return err
 	}
 	people, err := s.checkPrincipals()
 	if err != nil {
@@ -170,7 +222,7 @@ func (s *Section) Check() error {
 			return fmt.Errorf("%s.notAfter: it ends before it begins", at)
 		}
 		ids[g.ID] = true
-		if err := errors.Join(patterns(at+".repositories", g.Repositories), patterns(at+".refs", g.Refs)); err != nil {
+		if err := errors.Join(patterns(at+".repositories", g.Repositories), patterns(at+".refs", g.Refs), patterns(at+".paths", g.Paths)); err != nil {
 			return err
 		}
 	}
@@ -212,14 +264,17 @@ func (s *Section) checkPrincipals() (people map[string]bool, err error) {
 			credentials[print] = p.Name
 		}
 		for _, o := range p.OIDC {
-			if !strings.HasPrefix(o.Issuer, "https://") && !strings.HasPrefix(o.Issuer, "http://127.0.0.1:") || o.Subject == "" || control(o.Issuer+o.Subject) {
-				return nil, fmt.Errorf("%s.oidc: want an https issuer and a subject", at)
+			if !issuerForm.MatchString(o.Issuer) || o.Subject == "" || len(o.Subject) > maxText || !ascii(o.Subject) {
+				return nil, fmt.Errorf("%s.oidc: want an https issuer and a subject in ASCII: %+.80q", at, o.Subject)
 			}
 			c := o.Issuer + "\x00" + o.Subject
 			if who, taken := credentials[c]; taken {
 				return nil, fmt.Errorf("%s.oidc: %s of %s is %s already", at, o.Subject, o.Issuer, who)
 			}
 			credentials[c] = p.Name
+		}
+		if err := p.checkSigning(at, credentials); err != nil {
+			return nil, err
 		}
 	}
 	for i, p := range s.Principals {
@@ -228,6 +283,76 @@ func (s *Section) checkPrincipals() (people map[string]bool, err error) {
 		}
 	}
 	return people, nil
+}
+
+func (s *Section) checkIssuers() error {
+	seen := map[string]bool{}
+	for i, o := range s.Issuers {
+		at := fmt.Sprintf("issuers[%d]", i)
+		switch {
+		case !issuerForm.MatchString(o.URL) || !ascii(o.URL) || len(o.URL) > maxText || seen[o.URL]:
+			return fmt.Errorf("%s.issuer: %+.120q: want https://HOST[/PATH] as its tokens say it, each once", at, o.URL)
+		case o.Audience == "" || !ascii(o.Audience) || len(o.Audience) > maxText:
+			return fmt.Errorf("%s.audience: %+.80q: want the client id that tokens are for", at, o.Audience)
+		case !claimForm.MatchString(o.Claim):
+			return fmt.Errorf("%s.claim: %+.80q: want the claim that names the principal, such as sub", at, o.Claim)
+		case o.Flow != FlowCode && o.Flow != FlowToken:
+			return fmt.Errorf("%s.flow: %.40q: want %s or %s", at, o.Flow, FlowCode, FlowToken)
+		case len(o.Require) > 50:
+			return fmt.Errorf("%s.require: want at most 50 claims", at)
+		}
+		for name, value := range o.Require {
+			if !claimForm.MatchString(name) || value == "" || !ascii(value) || len(value) > maxText {
+				return fmt.Errorf("%s.require: %+.80q=%+.80q: want a claim and its value", at, name, value)
+			}
+		}
+		seen[o.URL] = true
+	}
+	for i, d := range s.TrustDomains {
+		at := fmt.Sprintf("trustDomains[%d]", i)
+		if !domainForm.MatchString(d.Name) || seen["spiffe://"+d.Name] {
+			return fmt.Errorf("%s.name: %+.80q: want the name of a trust domain, each once", at, d.Name)
+		}
+		if d.Authorities == "" || len(d.Authorities) > maxKeyText {
+			return fmt.Errorf("%s.authorities: want certificates in PEM", at)
+		}
+		seen["spiffe://"+d.Name] = true
+	}
+	return nil
+}
+
+// ascii keeps names apart that look alike.
+func ascii(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+// checkSigning checks what a principal signs with. Whether keys and certificates
+// are what they are called is seen where they are read.
+func (p Principal) checkSigning(at string, credentials map[string]string) error {
+	take := func(field, c string) error {
+		if who, taken := credentials[c]; taken {
+			return fmt.Errorf("%s.%s: %.200q is of %s already: a credential belongs to one principal", at, field, c, who)
+		}
+		credentials[c] = p.Name
+		return nil
+	}
+	for _, k := range p.OpenPGP {
+		if !openpgpForm.MatchString(k.Fingerprint) || len(k.Key) > maxKeyText {
+			return fmt.Errorf("%s.openpgp: %.80q: want a whole fingerprint in upper-case hex and a key of at most %d characters", at, k.Fingerprint, maxKeyText)
+		}
+		if err := take("openpgp", "openpgp:"+k.Fingerprint); err != nil {
+			return err
+		}
+	}
+	for _, c := range p.X509 {
+		if kind, value, _ := strings.Cut(c.Name, ":"); kind != "email" && kind != "uri" || value == "" || control(c.Name) || len(c.Name) > maxText || len(c.Authority) > maxKeyText {
+			return fmt.Errorf("%s.x509: %.80q: want email:ADDRESS or uri:URI, and an authority", at, c.Name)
+		}
+		if err := take("x509", "x509:"+c.Name+" "+c.Authority); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Section) checkRefs(people map[string]bool) error {

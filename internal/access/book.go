@@ -62,17 +62,11 @@ func (b *Book) WithKey(fingerprint string) (Principal, bool) { return found(b.by
 // WithSubject finds whom an OpenID Connect issuer's subject is.
 func (b *Book) WithSubject(s Subject) (Principal, bool) { return found(b.bySub[s]) }
 
-// Issuers lists the OpenID Connect issuers that vouch for somebody.
-func (b *Book) Issuers() []string {
-	var out []string
-	for s := range b.bySub {
-		if !slices.Contains(out, s.Issuer) {
-			out = append(out, s.Issuer)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
+// Issuers lists the OpenID Connect issuers that may vouch for somebody.
+func (b *Book) Issuers() []Issuer { return slices.Clone(b.section.Issuers) }
+
+// TrustDomains lists the domains whose workloads may show a certificate.
+func (b *Book) TrustDomains() []TrustDomain { return slices.Clone(b.section.TrustDomains) }
 
 func found(p *Principal) (Principal, bool) {
 	if p == nil {
@@ -87,6 +81,8 @@ type Request struct {
 	Permission Permission
 	Repository string // name; "" where the permission has none
 	Ref        string // full; "" where the permission has none
+	Path       string // a file that is changed; "" asks for none
+	EveryPath  bool   // a grant for some paths alone does not do
 	At         time.Time
 }
 
@@ -117,6 +113,8 @@ func (b *Book) Rule(r Request) Ruling {
 			near = orElse(near, fmt.Sprintf("grant %s is for %s", g.ID, strings.Join(g.Repositories, ", ")))
 		case r.Ref != "" && !Matches(g.Refs, r.Ref):
 			near = orElse(near, fmt.Sprintf("grant %s is for refs %s", g.ID, strings.Join(g.Refs, ", ")))
+		case r.Path != "" && !Matches(g.Paths, r.Path) || r.EveryPath && !slices.Contains(g.Paths, "**"):
+			near = orElse(near, fmt.Sprintf("grant %s is for paths %s", g.ID, strings.Join(g.Paths, ", ")))
 		default:
 			return Ruling{Allowed: true, Grant: g.ID, Role: g.Role}
 		}
@@ -145,6 +143,12 @@ func where(r Request) string {
 	}
 	if r.Ref != "" {
 		out += " at " + r.Ref
+	}
+	if r.Path != "" {
+		out += fmt.Sprintf(" of %.200q", r.Path)
+	}
+	if r.EveryPath {
+		out += " of every path"
 	}
 	return out
 }
@@ -192,6 +196,9 @@ func (b *Book) WhoCan(p Permission, repository, ref string, at time.Time) []Hold
 	}
 	return out
 }
+
+// Principals lists everybody, in the order of the section.
+func (b *Book) Principals() []Principal { return slices.Clone(b.section.Principals) }
 
 // Grants lists every grant, in the order of the section.
 func (b *Book) Grants() []Grant { return slices.Clone(b.section.Grants) }

@@ -5,8 +5,11 @@ package access
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/hallmark-sc/hallmark"
 )
 
 // Fields are the section as whoever signs a policy compares it: every value under
@@ -27,11 +30,24 @@ func (s *Section) Fields() map[string]string {
 		for _, o := range p.OIDC {
 			out[at+"oidc."+o.Issuer+"."+o.Subject] = "signs in"
 		}
+		for _, k := range p.OpenPGP {
+			out[at+"openpgp."+k.Fingerprint] = digestText(k.Key)
+		}
+		for _, c := range p.X509 {
+			key := at + "x509." + c.Name
+			for out[key] != "" { // the same name of several authorities
+				key += "+"
+			}
+			out[key] = "by authority " + digestText(c.Authority)
+		}
 	}
 	for _, g := range s.Grants {
 		at := "access.grants." + g.ID + "."
 		out[at+"principal"], out[at+"role"], out[at+"owner"], out[at+"reason"] = g.Principal, string(g.Role), g.Owner, g.Reason
 		out[at+"repositories"], out[at+"refs"] = list(g.Repositories), list(g.Refs)
+		if !slices.Equal(g.Paths, []string{"**"}) {
+			out[at+"paths"] = list(g.Paths)
+		}
 		out[at+"notBefore"] = g.NotBefore.UTC().Format(time.RFC3339)
 		out[at+"notAfter"] = until(g)
 	}
@@ -45,9 +61,22 @@ func (s *Section) Fields() map[string]string {
 			out[fmt.Sprintf("%sowners.%d", at, i+1)] = list(o.Paths) + ": " + list(o.Owners)
 		}
 	}
+	for _, i := range s.Issuers {
+		at := "access.issuers." + i.URL + "."
+		out[at+"audience"], out[at+"claim"], out[at+"flow"] = i.Audience, i.Claim, i.Flow
+		for name, value := range i.Require {
+			out[at+"require."+name] = value
+		}
+	}
+	for _, d := range s.TrustDomains {
+		out["access.trustDomains."+d.Name] = "by authorities " + digestText(d.Authorities)
+	}
 	set(out, "access.refs", list(order)) // their order counts
 	return out
 }
+
+// digestText stands for what is too long to show.
+func digestText(s string) string { return string(hallmark.DigestOf([]byte(s))) }
 
 func set(m map[string]string, k, v string) {
 	if v != "" {
@@ -69,6 +98,9 @@ func (s *Section) Whole() {
 	for i := range s.Grants {
 		fill(&s.Grants[i].Repositories)
 		fill(&s.Grants[i].Refs)
+		if s.Grants[i].Paths == nil { // of a policy that is older than the field
+			s.Grants[i].Paths = []string{"**"}
+		}
 	}
 	for i := range s.Refs {
 		r := &s.Refs[i]

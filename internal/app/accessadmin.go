@@ -67,6 +67,8 @@ type PrincipalChange struct {
 	Aliases           []string
 	KeyFiles          []string // OpenSSH public keys, to sign in with
 	OIDC              []string // ISSUER#SUBJECT
+	OpenPGPFiles      []string // public keys, to sign commits with
+	X509Files         []string // names and authorities, likewise
 	Remove            bool
 }
 
@@ -100,6 +102,9 @@ func (p PrincipalChange) Apply(s *access.Section) error {
 		}
 		n.OIDC = append(n.OIDC, access.Subject{Issuer: issuer, Subject: subject})
 	}
+	if err := p.signing(&n); err != nil {
+		return err
+	}
 	if i < 0 {
 		s.Principals = append(s.Principals, n)
 	} else {
@@ -118,6 +123,9 @@ func GrantRole(g access.Grant) (string, AccessChange, error) {
 	g.NotBefore = now().Truncate(time.Second)
 	if len(g.Refs) == 0 {
 		g.Refs = []string{"**"}
+	}
+	if len(g.Paths) == 0 {
+		g.Paths = []string{"**"}
 	}
 	return g.ID, func(s *access.Section) error {
 		if g.Owner == "" {

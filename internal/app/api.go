@@ -85,6 +85,9 @@ func (s *Server) changeRoutes(mux *http.ServeMux) {
 			id := r.PathValue("id")
 			d, err := fn(r.Context(), who, id)
 			s.counters.count("change", d, err)
+			if err == nil && !d.Allowed() {
+				s.alerts.denied("change", who.Name, "", id, d.Reasons)
+			}
 			s.answer(w, ChangeAnswer{Change: id, Allowed: d.Allowed(), Reasons: d.Reasons}, err)
 		})
 	}
@@ -155,4 +158,5 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	rules := s.rules()
 	fmt.Fprintf(w, "# HELP hallmark_policy_version Version of the policy in force.\n# TYPE hallmark_policy_version gauge\nhallmark_policy_version %d\n", rules.version)
 	s.counters.write(w)
+	s.alerts.write(w)
 }

@@ -6,8 +6,11 @@ package app
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/access"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
@@ -20,8 +23,26 @@ type GateParts struct {
 	Ignores func(hallmark.Reason) bool
 	// ChangeID says what an approval is bound to.
 	ChangeID func(repository, target, revision string) string
+	// Hides reports that a statement in the log stands in no list.
+	Hides func(hallmark.Digest) bool
 	// Document reads the policy without verifying it.
 	Document func() ([]byte, error)
+}
+
+// alike finds somebody whose subject looks like the one that an issuer vouches for,
+// where a drill took it away that it must be the same.
+func (p GateParts) alike(b *access.Book, v identity.Vouched) (access.Principal, bool) {
+	if !p.ignores(hallmark.Reason{Code: hallmark.CodeAccessCredential, Check: "oidc-subject"}) {
+		return access.Principal{}, false
+	}
+	for _, who := range b.Principals() {
+		for _, s := range who.OIDC {
+			if s.Issuer == v.Issuer && strings.EqualFold(s.Subject, v.Subject) {
+				return who, true
+			}
+		}
+	}
+	return access.Principal{}, false
 }
 
 func (p GateParts) ignores(r hallmark.Reason) bool { return p.Ignores != nil && p.Ignores(r) }
@@ -60,16 +81,19 @@ func RefusedUpdates(ctx context.Context, home, name, ref string) ([]intoto.RefTr
 	}
 	defer h.Close()
 	uri := h.repositoryURI(name)
-	rows, err := h.stores.index.Statements(ctx, "sha256:"+intoto.SubjectOfRefusal(uri, ref).Digest["sha256"])
+	all, err := h.logged(ctx, aboutKey, sumKey(intoto.SubjectOfRefusal(uri, ref)))
 	if err != nil {
 		return nil, err
 	}
 	var out []intoto.RefTransition
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateTransition {
+	for _, l := range all {
+		if l.statement.PredicateType != intoto.PredicateTransition {
 			continue
 		}
-		t, err := h.readTransition(ctx, row.Bundle)
+		if err := h.evidence(ctx, l); err != nil {
+			return nil, err
+		}
+		t, err := intoto.DecodePredicate[intoto.RefTransition](l.statement)
 		if err != nil {
 			return nil, err
 		}

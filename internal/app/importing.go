@@ -193,7 +193,7 @@ func ofSigning(c hallmark.Code) bool {
 
 func (i *importing) judge(ctx context.Context, in *gitcli.Incoming, work string) error {
 	h := i.home
-	verifySigner, err := commitVerifier(h.document.AllowedSigners)
+	verifySigner, err := commitVerifier(h.document)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ import (
 // sourcePort is pipeline.Source over a private copy of a git repository.
 type sourcePort struct {
 	repo          *gitcli.Repository
-	signers       *identity.AllowedSigners
+	signers       *identity.Signers
 	uri           string
 	committedOnly bool
 	tool          hallmark.Tool
@@ -48,20 +48,7 @@ func (s *sourcePort) Check(ctx context.Context, rev string) (pipeline.SourceFact
 	p, err := source.Check(ctx, source.Config{
 		Repository: s.repo, URI: s.uri, CommittedOnly: s.committedOnly, Clock: now, Tool: s.tool,
 		Files: s.repo.Files, Binaries: s.room.params.Binaries,
-		Verify: func(sig, signed []byte, at time.Time) source.Verdict {
-			who, err := s.signers.VerifySSH(sig, signed, at)
-			v := source.Verdict{Principals: who}
-			switch {
-			case err == nil:
-				return v
-			case errors.Is(err, identity.ErrNotAllowed):
-				v.Code = hallmark.CodeSourceSignerNotAllowed
-			default:
-				v.Code = hallmark.CodeSourceSignatureInvalid
-			}
-			v.Message = err.Error()
-			return v
-		},
+		Verify: func(sig, signed []byte, at time.Time) source.Verdict { return verdictOn(s.signers, sig, signed, at) },
 	}, rev)
 	s.when = p.CommittedOn
 	return pipeline.SourceFacts{Provenance: p, CommitTime: p.CommittedOn}, err

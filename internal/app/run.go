@@ -17,7 +17,6 @@ import (
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
-	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
@@ -97,9 +96,9 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
-	signers, err := identity.ParseAllowedSigners("allowedSigners", []byte(h.document.AllowedSigners))
+	signers, err := signersOf(h.document)
 	if err != nil {
-		return pc, nil, fmt.Errorf("reading the policy's allowed signers: %w", err)
+		return pc, nil, err
 	}
 	engine, err := policy.New(h.policy)
 	if err != nil {
@@ -131,7 +130,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	pc = pipeline.Config{
 		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), ImageScanner: imageScanner{sc, h.stores.blobs}, Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room, h), given: gifts, order: order{requester: localRequester(), parameters: cfg.Parameters}},
 		Documents: documents{}, Signer: signer, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
-		Saves: sealedSaves{h.stores.index, h.keys.Seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
+		Saves: sealedSaves{h.stores.index, h.seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},
 		TrustedRoot: h.trustedJSON, Roots: h.rootsJSON, VerifierID: h.id.verifierID(), WorkDir: work, DepsDir: h.Deps(),
 		ReuseMaxAge: h.params.ReuseMaxAge, Clock: now, Progress: cfg.Progress,

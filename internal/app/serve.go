@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
+	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/scan/secrets"
@@ -45,7 +46,7 @@ type Server struct {
 	home   *Home
 	file   ServerFile
 	log    *slog.Logger
-	signer *sharedSigner
+	signer statementSigner
 	git    *gitgate.Server
 	tool   hallmark.Tool
 	room   *room
@@ -55,9 +56,11 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	alerts   *alerter
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
+	oidc     *identity.OIDC
 
 	mu    sync.RWMutex
 	state *rules
@@ -84,6 +87,9 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
+	if err := s.configured(ctx); err != nil {
+		return err
+	}
 	cert, authority, err := s.certificate()
 	if err != nil {
 		return err
@@ -102,7 +108,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	s.spare.prepare()
 	url := "https://" + l.Addr().String()
-	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin())
+	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin(), "builder", s.builderID())
 	if cfg.Ready != nil {
 		cfg.Ready(url, authority)
 	}
@@ -122,13 +128,16 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 }
 
 func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
-	h, err := OpenHome(cfg.Home, cfg.Passphrase)
+	h, leave, err := openServed(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts}
-	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
-	var lock *os.File
+	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts, oidc: identity.NewOIDC(nil, now)}
+	h.journal.hides = cfg.Parts.Hides
+	if s.signer = h.remote; h.remote == nil {
+		s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	}
+	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
 			if err := s.spool.close(context.WithoutCancel(ctx)); err != nil {
@@ -136,6 +145,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 		}
 		s.signer.end()
+		if s.alerts != nil {
+			s.alerts.close()
+		}
 		if s.spare != nil {
 			s.spare.close()
 		}
@@ -145,9 +157,16 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 			lock.Close()
 		}
+		leave()
 		h.Close()
+		if alone != nil {
+			alone.Close()
+		}
 	}
 	err = func() error {
+		if alone, err = h.alone(); err != nil {
+			return err
+		}
 		if !h.mayGate() {
 			return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "the roots of %s are older than the gates: they name no identity %q", h.Home, gateName), "make a new home: hallmark init --home DIR")
 		}
@@ -155,6 +174,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		if s.tool, err = Tool(); err != nil {
+			return err
+		}
+		if s.alerts, err = newAlerter(cfg.Config.Alerts, h.id.origin(), cfg.Log); err != nil {
 			return err
 		}
 		if s.key, err = os.ReadFile(h.Fingerprints()); err != nil || len(s.key) != 32 {
@@ -244,6 +266,9 @@ func (s *Server) reload() error {
 		if err := s.home.readPolicy(); err != nil {
 			return err
 		}
+		if err := s.home.settlePolicyFile(context.Background(), s.log); err != nil {
+			return err
+		}
 	}
 	if err := s.parts.document(s.home); err != nil {
 		return err
@@ -252,7 +277,7 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
-	verifySigner, err := commitVerifier(s.home.document.AllowedSigners)
+	verifySigner, err := commitVerifier(s.home.document)
 	if err != nil {
 		return err
 	}

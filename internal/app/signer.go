@@ -54,6 +54,7 @@ type logSigner struct {
 	// set before the first statement, where the home has none of its own.
 	policyKey  *sign.PolicyKey
 	policyName string
+	memory     string // directory of the checkpoints seen
 
 	once   sync.Once
 	log    *translog.Log
@@ -62,7 +63,7 @@ type logSigner struct {
 }
 
 func newSigner(l Layout, id identityFile, keys *sign.Keyring, st *stores) *logSigner {
-	return &logSigner{layout: l, id: id, keys: keys, stores: st}
+	return &logSigner{layout: l, id: id, keys: keys, stores: st, memory: l.Memory()}
 }
 
 func (s *logSigner) open(ctx context.Context) error {
@@ -76,7 +77,7 @@ func (s *logSigner) open(ctx context.Context) error {
 			s.err = err
 			return
 		}
-		known, err := knownHead(s.layout, s.id)
+		known, err := headSeen(s.memory, s.id)
 		if err != nil {
 			s.err = err
 			return
@@ -84,6 +85,7 @@ func (s *logSigner) open(ctx context.Context) error {
 		s.log, s.err = translog.Open(ctx, translog.Config{
 			Dir: s.layout.Log(), Origin: s.id.origin(), Signer: checkpoint, PublicKey: s.keys.Checkpoint().Key,
 			Guard: translog.NewFileGuard(guardPath(s.layout, s.id)), Index: s.stores.index, Known: known,
+			Settle: func() error { return giveLogBack(s.layout) },
 		})
 		if s.err != nil {
 			return
@@ -101,8 +103,10 @@ func guardPath(l Layout, id identityFile) string {
 
 // knownHead is the largest checkpoint that the home saw in a bundle it verified.
 // Opening a home verifies its policy's bundle, so a home that was made knows one.
-func knownHead(l Layout, id identityFile) (translog.Head, error) {
-	memory, err := verify.NewFileMemory(l.Memory())
+func knownHead(l Layout, id identityFile) (translog.Head, error) { return headSeen(l.Memory(), id) }
+
+func headSeen(dir string, id identityFile) (translog.Head, error) {
+	memory, err := verify.NewFileMemory(dir)
 	if err != nil {
 		return translog.Head{}, fmt.Errorf("opening the memory of checkpoints: %w", err)
 	}

@@ -225,8 +225,11 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", s.health)
 	mux.HandleFunc("GET /metrics", s.metrics)
 	s.changeRoutes(mux)
+	mux.HandleFunc("GET /api/v1/evidence", s.evidence)
 	mux.HandleFunc("POST /api/v1/challenge", s.challenge)
 	mux.HandleFunc("POST /api/v1/sign-in", s.signIn)
+	mux.HandleFunc("GET /api/v1/issuers", s.issuers)
+	mux.HandleFunc("POST /api/v1/sign-in/oidc", s.signInOIDC)
 	mux.Handle("/", s.git)
 	return mux
 }

@@ -5,7 +5,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,7 +22,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/gate"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/gitgate"
-	"github.com/hallmark-sc/hallmark/internal/identity"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/source"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -33,28 +31,6 @@ import (
 type sourceGate struct{ s *Server }
 
 type verdictOf = source.Verdict
-
-// commitVerifier checks commit signatures against the policy's allowed signers.
-func commitVerifier(allowed string) (func(sig, signed []byte, at time.Time) source.Verdict, error) {
-	signers, err := identity.ParseAllowedSigners("allowedSigners", []byte(allowed))
-	if err != nil {
-		return nil, fmt.Errorf("reading the policy's allowed signers: %w", err)
-	}
-	return func(sig, signed []byte, at time.Time) source.Verdict {
-		who, err := signers.VerifySSH(sig, signed, at)
-		v := source.Verdict{Principals: who}
-		switch {
-		case err == nil:
-			return v
-		case errors.Is(err, identity.ErrNotAllowed):
-			v.Code = hallmark.CodeSourceSignerNotAllowed
-		default:
-			v.Code = hallmark.CodeSourceSignatureInvalid
-		}
-		v.Message = err.Error()
-		return v
-	}, nil
-}
 
 // Authenticate takes a token as the password of HTTP's basic authentication, or
 // as a bearer's.
@@ -68,6 +44,11 @@ func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate
 
 // may asks both the principal's grants and the limits of the token.
 func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repository, ref string) access.Ruling {
+	return g.mayDo(r, who, access.Request{Permission: p, Repository: repository, Ref: ref})
+}
+
+func (g *sourceGate) mayDo(r *rules, who gitgate.Caller, req access.Request) access.Ruling {
+	p, repository := req.Permission, req.Repository
 	t, ok := who.Token.(access.Token)
 	if !ok || !t.Covers(p, repository) {
 		reason := hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
@@ -76,7 +57,8 @@ func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repo
 			return access.Ruling{Reason: reason}
 		}
 	}
-	ruling := r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	req.Principal, req.At = who.Name, now()
+	ruling := r.book.Rule(req)
 	ruling.Allowed = ruling.Allowed || g.s.parts.ignores(ruling.Reason)
 	return ruling
 }
@@ -96,6 +78,9 @@ func (g *sourceGate) Fetch(ctx context.Context, who gitgate.Caller, repository s
 		return d, nil
 	}
 	g.s.counters.count("fetch", d, nil)
+	if !d.Allowed() {
+		g.s.alerts.denied("fetch", who.Name, repository, "", d.Reasons)
+	}
 	err = g.s.spool.add(ctx, fetchRecord{
 		Principal: who.Name, Token: who.Key, Method: who.Method, Repository: repository, Effect: d.Effect, Grant: ruling.Grant, Code: ruling.Reason.Code, Policy: r.policy, On: now(),
 	})
@@ -131,6 +116,13 @@ type lockedRef struct {
 func (g *sourceGate) Consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
 	d, err := g.consider(ctx, p, say)
 	g.s.counters.count("push", d, err)
+	if err == nil && !d.Allowed() {
+		ref := ""
+		if len(p.Updates) > 0 {
+			ref = p.Updates[0].Ref
+		}
+		g.s.alerts.denied("push", p.Caller.Name, p.Repository, ref, d.Reasons)
+	}
 	return d, err
 }
 
@@ -423,6 +415,11 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	}
 	c.facts = facts
 	out = append(out, facts.Reasons...)
+	reasons, err := g.paths(ctx, p, c, in)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, reasons...)
 	for ref, tip := range facts.Tips {
 		if c.held { // its checks are asked for when it lands
 			break
@@ -466,11 +463,17 @@ func (g *sourceGate) judged(ctx context.Context, dir, uri string, heads map[stri
 			continue
 		}
 		looked++
-		last, err := g.s.home.lastTransition(ctx, uri, name)
+		l, last, ok, err := g.s.home.lastLogged(ctx, uri, name)
 		if err != nil {
 			return nil, err
 		}
-		if last.New == heads[name] {
+		if !ok || last.New != heads[name] {
+			continue
+		}
+		if ok, err = g.s.home.kept(ctx, l); err != nil {
+			return nil, err
+		}
+		if ok {
 			out = append(out, heads[name])
 		}
 	}
@@ -518,6 +521,9 @@ func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTran
 	t := intoto.RefTransition{
 		Repository: c.uri, Ref: u.Ref, Old: u.Old, New: u.New, Actor: p.Caller.Principal, Grant: c.grants[u.Ref], On: c.on,
 		Policy: c.rules.policy, Rule: c.rule[u.Ref].Name, Previous: c.last[u.Ref].Statement, Checks: c.checks,
+	}
+	if tip := c.facts.Tips[u.Ref]; tip != u.New {
+		t.Commit = tip
 	}
 	if c.upstream != nil {
 		t.Upstream = c.upstream.URL

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
+	"github.com/hallmark-sc/hallmark/internal/ledger"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -33,6 +34,8 @@ type SourceState struct {
 	Refs        int             `json:"refs"`               // compared
 	Transitions int             `json:"transitions"`
 	Differences []RefDifference `json:"differences"`
+	// Unmet is what the transitions oblige to and is not there.
+	Unmet []ledger.Obligation `json:"unmet"`
 }
 
 // VerifySource compares the references of a clone, a repository at a URL or one of
@@ -85,6 +88,13 @@ func VerifySource(ctx context.Context, home, name, path string) (SourceState, er
 		out.Upstream = up.URL
 		out.compare(up.URL, is, logged)
 	}
+	// Where bytes of the log are gone, nobody can say what is owed: eachLogged has
+	// said so before.
+	owed, err := h.obligations(ctx, out.Repository, now())
+	if err != nil {
+		return out, err
+	}
+	out.Unmet = append([]ledger.Obligation{}, ledger.Unmet(owed, "")...)
 	slices.SortFunc(out.Differences, func(a, b RefDifference) int {
 		return strings.Compare(a.Where+a.Ref+a.Detail, b.Where+b.Ref+b.Detail)
 	})

@@ -21,7 +21,7 @@ func accessCommand(s *streams) *cobra.Command {
 version, signed by the single operator or proposed to the administrators. What no
 grant allows is refused.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(accessPrincipalCommand(s), accessGrantCommand(s), accessRevokeCommand(s), accessRefsCommand(s), accessShowCommand(s), accessWhoCanCommand(s), accessReviewCommand(s), accessTokenCommand(s))
+	cmd.AddCommand(accessPrincipalCommand(s), accessIssuerCommand(s), accessGrantCommand(s), accessRevokeCommand(s), accessRefsCommand(s), accessShowCommand(s), accessWhoCanCommand(s), accessReviewCommand(s), accessTokenCommand(s))
 	return cmd
 }
 
@@ -66,8 +66,34 @@ func accessPrincipalCommand(s *streams) *cobra.Command {
 	f.BoolVar(&p.Outside, "outside", false, "an outside collaborator: nothing of theirs runs or lands unapproved")
 	f.StringArrayVar(&p.Aliases, "alias", nil, "another mail address of the same person in commits (repeat)")
 	f.StringArrayVar(&p.KeyFiles, "ssh-key", nil, "public key file to sign in with (repeat)")
+	f.StringArrayVar(&p.OpenPGPFiles, "openpgp-key", nil, "public OpenPGP key file to sign commits with (repeat)")
+	f.StringArrayVar(&p.X509Files, "x509", nil, "file to sign commits by: lines of email:ADDRESS or uri:URI as certificates say it, then the authority's certificate in PEM (repeat)")
 	f.StringArrayVar(&p.OIDC, "oidc", nil, "ISSUER#SUBJECT to sign in with (repeat)")
 	f.BoolVar(&p.Remove, "remove", false, "remove the principal and its grants")
+	passphraseFlag(cmd, &passFile)
+	return cmd
+}
+
+func accessIssuerCommand(s *streams) *cobra.Command {
+	var passFile string
+	var c app.IssuerChange
+	cmd := &cobra.Command{
+		Use: "issuer URL", Short: "list an OpenID Connect issuer that may vouch for principals", Args: cobra.ExactArgs(1),
+		Long: `List an OpenID Connect issuer, exactly as its tokens name it. Whom it vouches for is
+said by each principal: hallmark access principal NAME --oidc URL#SUBJECT.
+
+A person signs in by a browser (--flow code): every token answers a request of this
+server's. A robot shows a token that it was given (--flow token), once.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.URL = args[0]
+			return s.change(cmd.Context(), passFile, c.Apply)
+		}}
+	f := cmd.Flags()
+	f.StringVar(&c.Audience, "audience", "", "whom its tokens must be for: the client id that it knows this server by")
+	f.StringVar(&c.Claim, "claim", "sub", "the claim that is the subject of principals")
+	f.StringVar(&c.Flow, "flow", "code", "code (persons) or token (robots)")
+	f.StringArrayVar(&c.Require, "require", nil, "CLAIM=VALUE that a token must have (repeat)")
+	f.BoolVar(&c.Remove, "remove", false, "remove the issuer: nobody signs in by it any more")
 	passphraseFlag(cmd, &passFile)
 	return cmd
 }
@@ -99,6 +125,7 @@ func accessGrantCommand(s *streams) *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&g.Repositories, "repository", nil, "pattern of repository names (repeat)")
 	f.StringArrayVar(&g.Refs, "ref", nil, "pattern of full references, such as refs/heads/** (repeat; default all)")
+	f.StringArrayVar(&g.Paths, "path", nil, "pattern of the files that a push may change, such as docs/** (repeat; default all)")
 	f.StringVar(&g.Reason, "reason", "", "why")
 	f.StringVar(&g.Owner, "owner", "", "the person who answers for the grant (default: the principal, or its owner)")
 	f.DurationVar(&life, "for", 0, "how long, such as 720h; default until it is revoked")

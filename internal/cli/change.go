@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"context"
 	"os"
 	"strings"
 	"time"
@@ -49,33 +50,61 @@ func (r *remote) client(signedIn bool) (*app.Client, error) {
 	return app.NewClient(or(r.server, "HALLMARK_SERVER"), or(r.authority, "HALLMARK_AUTHORITY"), token)
 }
 
+// browserTime is how long a person may take to sign in.
+const browserTime = 100 * time.Second
+
 func signInCommand(s *streams) *cobra.Command {
 	var r remote
-	var key, passFile, as, repository, out string
+	var key, passFile, as, repository, out, issuer, tokenFile string
+	var browser bool
 	var scopes []string
 	var life time.Duration
 	cmd := &cobra.Command{
-		Use: "sign-in", Short: "sign in to a server with an SSH key, for a token", Args: cobra.NoArgs,
+		Use: "sign-in", Short: "sign in to a server with an SSH key, a browser or an issuer's token, for a token", Args: cobra.NoArgs,
 		Long: `Sign in to a server with an SSH key that the policy names, for a token that is the
 password of git and of the other commands. It is good for a while, for the scopes
-and repositories that are asked for, and never for more than you are granted.`,
+and repositories that are asked for, and never for more than you are granted.
+
+With --oidc a browser on this machine signs in at an OpenID Connect issuer that the
+policy lists; with --oidc-token a robot shows the token that such an issuer gave
+it, which is good once.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if key == "" || as == "" || out == "" {
-				return usagef("sign-in: want --key, --as and --out")
+			ways := 0
+			for _, given := range []bool{key != "", browser, tokenFile != ""} {
+				if given {
+					ways++
+				}
 			}
-			pass, err := passphrase(passFile)
-			if err != nil {
-				return err
+			if ways != 1 || out == "" || key != "" && as == "" {
+				return usagef("sign-in: want --key and --as, --oidc, or --oidc-token; and --out")
 			}
-			pem, err := os.ReadFile(key)
-			if err != nil {
-				return hallmark.Errorf(hallmark.KindInvalid, "reading the key: %w", err)
-			}
+			ask := app.SignIn{Principal: as, Repository: repository, Scopes: scopes, Life: life.String()}
 			c, err := r.client(false)
 			if err != nil {
 				return err
 			}
-			t, err := c.SignIn(cmd.Context(), pem, pass, app.SignIn{Principal: as, Repository: repository, Scopes: scopes, Life: life.String()})
+			var t app.Issued
+			switch {
+			case browser:
+				ctx, cancel := context.WithTimeout(cmd.Context(), browserTime)
+				defer cancel()
+				t, err = c.SignInBrowser(ctx, issuer, ask, func(url string) { s.note("open this in a browser on this machine: %s", url) })
+			case tokenFile != "":
+				var token []byte
+				if token, err = os.ReadFile(tokenFile); err != nil {
+					return hallmark.Errorf(hallmark.KindInvalid, "reading the token: %w", err)
+				}
+				t, err = c.SignInToken(cmd.Context(), token, ask)
+			default:
+				var pass, pem []byte
+				if pass, err = passphrase(passFile); err != nil {
+					return err
+				}
+				if pem, err = os.ReadFile(key); err != nil {
+					return hallmark.Errorf(hallmark.KindInvalid, "reading the key: %w", err)
+				}
+				t, err = c.SignIn(cmd.Context(), pem, pass, ask)
+			}
 			if err != nil {
 				return err
 			}
@@ -92,6 +121,9 @@ and repositories that are asked for, and never for more than you are granted.`,
 	r.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&key, "key", "", "SSH private key")
+	f.BoolVar(&browser, "oidc", false, "sign in by a browser at an OpenID Connect issuer")
+	f.StringVar(&issuer, "issuer", "", "the issuer, where the policy lists several")
+	f.StringVar(&tokenFile, "oidc-token", "", "file of a token that an OpenID Connect issuer gave to this robot")
 	f.StringVar(&as, "as", "", "who you are, as the policy names you")
 	f.StringVar(&repository, "repository", "**", "pattern of repositories")
 	f.StringSliceVar(&scopes, "scope", []string{"repository.read", "ref.push", "change.propose"}, "permissions")

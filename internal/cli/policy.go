@@ -30,7 +30,7 @@ const policySignersKey = "allowedSigners"
 const policyBuildKey = "build"
 
 func policySetCommand(s *streams) *cobra.Command {
-	var passFile, signers, rules string
+	var passFile, signers, rules, pgp, certs string
 	var inventories []string
 	set := &cobra.Command{
 		Use: "set [KEY=VALUE…]", Short: "change parameters or signers: sign the next version, or propose it to the administrators",
@@ -57,6 +57,19 @@ before is replaced.`,
 				}
 				changes = append(changes, c)
 			}
+			for _, more := range []struct {
+				file string
+				read func(string) ([2]string, error)
+			}{{pgp, app.ReadOpenPGPKeys}, {certs, app.ReadX509Signers}} {
+				if more.file == "" {
+					continue
+				}
+				c, err := more.read(more.file)
+				if err != nil {
+					return err
+				}
+				changes = append(changes, c)
+			}
 			if rules != "" || len(inventories) > 0 {
 				c, err := app.ReadBuild(cmd.Context(), home, rules, inventories)
 				if err != nil {
@@ -69,7 +82,7 @@ before is replaced.`,
 			}
 			for _, a := range args {
 				k, v, ok := strings.Cut(a, "=")
-				if !ok || k == policySignersKey || k == policyBuildKey {
+				if !ok || k == policySignersKey || k == "openpgpKeys" || k == "x509Signers" || k == policyBuildKey {
 					return usagef("policy set %q: want KEY=VALUE; signers are changed with --allowed-signers FILE, rules of builds with --build FILE", a)
 				}
 				changes = append(changes, [2]string{k, v})
@@ -98,6 +111,8 @@ before is replaced.`,
 			return nil
 		}}
 	set.Flags().StringVar(&signers, "allowed-signers", "", "OpenSSH allowed_signers file that replaces the allowed signers of the policy")
+	set.Flags().StringVar(&pgp, "openpgp-keys", "", "file of OpenPGP keys that sign commits: lines of PRINCIPALS FINGERPRINT, and the armored public keys")
+	set.Flags().StringVar(&certs, "x509-signers", "", "file of who signs commits by certificate: lines of PRINCIPALS email:ADDRESS|uri:URI AUTHORITY, and the authorities' certificates in PEM")
 	set.Flags().StringVar(&rules, "build", "", "file, YAML or JSON, of the rules of what may be built")
 	set.Flags().StringArrayVar(&inventories, "inventory", nil, "NAME=FILE of an inventory of tools that the rules name (repeat); hallmark policy tools makes one")
 	passphraseFlag(set, &passFile)

@@ -113,7 +113,7 @@ must be empty too. What has branches already: hallmark repository import.`,
 			}
 			return nil
 		}}
-	cmd.AddCommand(create, repositoryImportCommand(s), list)
+	cmd.AddCommand(create, repositoryImportCommand(s), list, repositoryExpungeCommand(s))
 	return cmd
 }
 

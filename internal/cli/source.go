@@ -4,11 +4,13 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/ledger"
 )
 
 func sourceCommand(s *streams) *cobra.Command {
@@ -20,9 +22,10 @@ func sourceCommand(s *streams) *cobra.Command {
 		Long: `Compare the branches and tags of a repository with what the log says of the one of
 that name: a clone, what a URL shows, or without an argument the repository of this
 home and its upstream. Every transition is verified, and that it follows from the one
-before.
+before. What the transitions oblige to and is missing is named too (hallmark audit
+obligations).
 
-Exits 3 when anything differs.`,
+Exits 3 when anything differs, or is overdue.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, err := s.homeDir()
 			if err != nil {
@@ -52,14 +55,17 @@ Exits 3 when anything differs.`,
 					}
 					s.print("%s: %s is at %s%s, the log says %s: %s", d.Code, d.Ref, d.Is, at, d.Logged, d.Detail)
 				}
+				for _, o := range st.Unmet {
+					s.print("missing: %s", o.Says())
+				}
 				s.print("%d references and %d transitions of %s, %d differences", st.Refs, st.Transitions, st.Repository, len(st.Differences))
 			}
-			if len(st.Differences) > 0 {
+			if len(st.Differences) > 0 || slices.ContainsFunc(st.Unmet, func(o ledger.Obligation) bool { return o.State == ledger.Overdue }) {
 				return errDenied
 			}
 			return nil
 		}}
 	verify.Flags().StringVar(&name, "repository", "", "name of the repository in this home")
-	cmd.AddCommand(verify, sourceAuditCommand(s))
+	cmd.AddCommand(verify, sourceEvidenceCommand(s), sourceAuditCommand(s))
 	return cmd
 }

@@ -37,6 +37,12 @@ func Changes(from, to Document) []Change {
 	for _, l := range lineChanges(from.AllowedSigners, to.AllowedSigners) {
 		add("allowedSigners", l[0], l[1])
 	}
+	for _, l := range lineChanges(from.OpenPGPKeys, to.OpenPGPKeys) {
+		add(OpenPGPKeys, l[0], l[1])
+	}
+	for _, l := range lineChanges(from.X509Signers, to.X509Signers) {
+		add(X509Signers, l[0], l[1])
+	}
 	rules, next := from.Build.Fields(), to.Build.Fields()
 	for _, field := range union(rules, next) {
 		add(field, rules[field], next[field])

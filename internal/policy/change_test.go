@@ -27,6 +27,8 @@ func TestChanges(t *testing.T) {
 		{"order of signers", func(d *Document) { d.AllowedSigners = "b\na\nc\n" }, []Change{{"allowedSigners", "a\nb\nc\n", "b\na\nc\n"}}},
 		{"an empty line", func(d *Document) { d.AllowedSigners = "a\n\nb\nc\n" }, []Change{{"allowedSigners", "a\nb\nc\n", "a\n\nb\nc\n"}}},
 		{"a signer twice", func(d *Document) { d.AllowedSigners = "a\nb\nc\na\n" }, []Change{{"allowedSigners", "", "a"}}},
+		{"OpenPGP keys", func(d *Document) { d.OpenPGPKeys = "x\n" }, []Change{{"openpgpKeys", "", "x"}}},
+		{"signers by certificate", func(d *Document) { d.X509Signers = "x\n" }, []Change{{"x509Signers", "", "x"}}},
 		{"a rule", func(d *Document) { d.Modules["release.rego"] = "x" },
 			[]Change{{"module release.rego", moduleName(old.Modules, "release.rego"), "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}},
 		{"a new module", func(d *Document) { d.Modules["x.rego"] = "x" },
@@ -62,7 +64,7 @@ func TestChanges(t *testing.T) {
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Document]()) {
 		fields = append(fields, f.Name)
 	}
-	if want := []string{"APIVersion", "Kind", "Version", "Previous", "IssuedOn", "Parameters", "AllowedSigners", "Modules", "Build", "Access"}; !slices.Equal(fields, want) {
+	if want := []string{"APIVersion", "Kind", "Version", "Previous", "IssuedOn", "Parameters", "AllowedSigners", "OpenPGPKeys", "X509Signers", "Modules", "Build", "Access"}; !slices.Equal(fields, want) {
 		t.Errorf("Changes knows the fields %v, the document has %v", want, fields)
 	}
 }

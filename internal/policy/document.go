@@ -43,7 +43,11 @@ type Document struct {
 	IssuedOn       time.Time         `json:"issuedOn"`
 	Parameters     map[string]string `json:"parameters"`
 	AllowedSigners string            `json:"allowedSigners"` // text of an OpenSSH allowed_signers file
-	Modules        map[string]string `json:"modules"`        // Rego by file name
+	// Who else may sign commits, by OpenPGP keys and by certificates; the forms are
+	// those of identity.ParseOpenPGPKeys and ParseX509Signers.
+	OpenPGPKeys string            `json:"openpgpKeys,omitempty"`
+	X509Signers string            `json:"x509Signers,omitempty"`
+	Modules     map[string]string `json:"modules"` // Rego by file name
 	// Build says what may be built. Documents that are older than it have none,
 	// and nothing is built under them.
 	Build *BuildRules `json:"build,omitempty"`
@@ -61,6 +65,12 @@ type Parameter struct {
 // AllowedSigners is what Set calls the allowed signers, which are no parameter.
 const AllowedSigners = "allowedSigners"
 
+// OpenPGPKeys and X509Signers are what Set calls the other files of signers.
+const (
+	OpenPGPKeys = "openpgpKeys"
+	X509Signers = "x509Signers"
+)
+
 // BuildSection is what Set calls the rules of builds, which are no parameter.
 const BuildSection = "build"
 
@@ -71,7 +81,7 @@ const AccessSection = "access"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images", "source.binaries"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images", "source.binaries", "source.obligationMaxAge"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -103,6 +113,7 @@ func Table() []Parameter {
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
 		{"checks.images", "image", "checks that must pass besides when an image is among the artifacts; never empty", oneOf("image")},
 		{"source.binaries", "none", "compiled code that may be in the tree: the approved files, each sha256:HEX, or none", func(s string) error { _, err := parseBinaries(s); return err }},
+		{"source.obligationMaxAge", "7d", "what a push obliges to (a scan, a review, a build of the revision) must exist after this time", duration},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
 		{"sast.uncoveredSeverity", "medium", "severity of a language or file that no SAST engine analyses", severity},
@@ -432,8 +443,8 @@ func decodeExact(b []byte, limit int, v any) error {
 // Set returns the next version of the policy with one or more parameters
 // changed.
 //
-// The key AllowedSigners stands for the text of the allowed signers, which the
-// caller has parsed, BuildSection for a file of build rules, and AccessSection for
+// The keys AllowedSigners, OpenPGPKeys and X509Signers stand for the texts of who
+// signs, which the caller has parsed, BuildSection for a file of build rules, and AccessSection for
 // the JSON of an access section.
 func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	old, err := d.Encode()
@@ -452,6 +463,14 @@ func (d Document) Set(changes [][2]string, at time.Time) (Document, error) {
 	for _, c := range changes {
 		if c[0] == AllowedSigners {
 			next.AllowedSigners = c[1]
+			continue
+		}
+		if c[0] == OpenPGPKeys {
+			next.OpenPGPKeys = c[1]
+			continue
+		}
+		if c[0] == X509Signers {
+			next.X509Signers = c[1]
 			continue
 		}
 		if c[0] == BuildSection {
@@ -500,6 +519,7 @@ type Parameters struct {
 	Images                                     []string          // approved: host, or sha256:HEX
 	AnyImage                                   bool              // images are only recorded
 	Binaries                                   []hallmark.Digest // approved files of compiled code in the tree
+	ObligationMaxAge                           time.Duration     // within which obligations of a transition must be met
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -520,6 +540,7 @@ func (d Document) Typed() (Parameters, error) {
 	dur := func(k string) time.Duration { v, err := parseDuration(d.Value(k)); note(err); return v }
 	size := func(k string) int64 { v, err := parseSize(d.Value(k)); note(err); return v }
 	num := func(k string) int { v, err := parseNumber(d.Value(k)); note(err); return v }
+	p.ObligationMaxAge = dur("source.obligationMaxAge")
 	p.AdvisoriesMaxAge, p.ScansMaxAge, p.ReuseMaxAge = dur("advisories.maxAge"), dur("scans.maxAge"), dur("reuse.maxAge")
 	p.BuildTimeout, p.BuildMemory, p.BuildDisk = dur("build.timeout"), size("build.memory"), size("build.disk")
 	p.BuildPIDs, p.BuildCPUs = num("build.pids"), num("build.cpus")

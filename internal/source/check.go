@@ -89,10 +89,16 @@ func Check(ctx context.Context, cfg Config, rev string) (intoto.SourceProvenance
 	return p, nil
 }
 
-// verify wants the signature to be good for the time the commit claims and for
-// now. The claim alone is the signer's own word: whoever holds a withdrawn key
-// would only have to date the commit back.
+// verify wants the signature to be good now and, by an SSH key, for the time the
+// commit claims too. The claim alone is the signer's own word: whoever holds a
+// withdrawn key would only have to date the commit back. OpenPGP keys and
+// certificates carry their own times, which are held against our clock alone: a
+// key that was prolonged has no self-signature any more that is as old as the
+// commit.
 func verify(cfg Config, c Commit) Verdict {
+	if !bytes.HasPrefix(c.Signature, []byte("-----BEGIN SSH SIGNATURE-----")) {
+		return cfg.Verify(c.Signature, c.Signed, cfg.Clock())
+	}
 	then := cfg.Verify(c.Signature, c.Signed, c.When)
 	if then.Code != "" {
 		return then
@@ -106,6 +112,25 @@ func verify(cfg Config, c Commit) Verdict {
 		return Verdict{Code: hallmark.CodeSourceSignerNotAllowed, Message: "nobody's key was allowed both when the commit says it was made and now"}
 	}
 	return v
+}
+
+const signFix = "sign it: git commit --amend --no-edit -S, with a key that the policy allows"
+
+// fixOf is what to do about a signature that was refused.
+func fixOf(code hallmark.Code, sign string) string {
+	switch code {
+	case hallmark.CodeSourceSignerNotAllowed:
+		return "sign with a key that the policy allows, or have an administrator allow this one: hallmark policy set --allowed-signers FILE, --openpgp-keys FILE or --x509-signers FILE"
+	case hallmark.CodeSourceSignatureFormat:
+		return "set gpg.format to ssh, openpgp or x509, and sign again"
+	case hallmark.CodeSourceSignatureWeak:
+		return "sign with SHA-256 or better: gpg --digest-algo SHA512, or a newer key"
+	case hallmark.CodeSourceKeyExpired, hallmark.CodeSourceKeyRevoked, hallmark.CodeSourceKeyUsage:
+		return "sign with a key or certificate that is for signing and in its time, and have an administrator register it: hallmark policy set --openpgp-keys FILE or --x509-signers FILE"
+	case hallmark.CodeSourceChain:
+		return "sign with a certificate of the registered authority, or have an administrator name its authority: hallmark policy set --x509-signers FILE"
+	}
+	return sign
 }
 
 func judge(ctx context.Context, cfg Config, c Commit, commit string, p *intoto.SourceProvenance, rec *hallmark.CheckRecord) {
@@ -124,22 +149,13 @@ func judge(ctx context.Context, cfg Config, c Commit, commit string, p *intoto.S
 		return
 	}
 	p.Commits = n
-	const sign = "sign it: git commit --amend --no-edit -S, with gpg.format=ssh and a key that the policy allows"
-	switch {
-	case c.Signature == nil:
-		end(hallmark.Fail, hallmark.CodeSourceUnsigned, sign, "commit %s is not signed", commit)
-		return
-	case !bytes.HasPrefix(c.Signature, []byte("-----BEGIN SSH SIGNATURE-----")):
-		end(hallmark.Fail, hallmark.CodeSourceSignatureFormat, sign, "commit %s has a signature that is not an SSH signature", commit)
+	if c.Signature == nil {
+		end(hallmark.Fail, hallmark.CodeSourceUnsigned, signFix, "commit %s is not signed", commit)
 		return
 	}
 	v := verify(cfg, c)
 	if v.Code != "" {
-		fix := sign
-		if v.Code == hallmark.CodeSourceSignerNotAllowed {
-			fix = "sign with a key that the policy allows, or have an administrator allow this one: hallmark policy set --allowed-signers FILE"
-		}
-		end(hallmark.Fail, v.Code, fix, "commit %s: %s", commit, v.Message)
+		end(hallmark.Fail, v.Code, fixOf(v.Code, signFix), "commit %s: %s", commit, v.Message)
 		return
 	}
 	mail := Mail(c.Committer)

@@ -128,6 +128,7 @@ func JudgePush(ctx context.Context, cfg PushConfig, updates []Update) (PushFacts
 			if !j.tags[o.ID] {
 				j.add(hallmark.CodeCommitHidden, "push the tag that shows it, or leave it out", "tag object %s is in the push and no reference would show it", o.ID)
 			}
+			j.tag(o)
 		case "tree":
 			j.tree(o)
 		case "blob":
@@ -315,17 +316,13 @@ func (j *pushJudge) commit(o Object) error {
 	}
 	p := PushedCommit{Commit: o.ID, Author: c.Author, Committer: c.Committer}
 	defer func() { j.facts.Commits = append(j.facts.Commits, p) }()
-	switch {
-	case c.Signature == nil:
+	if c.Signature == nil {
 		j.add(hallmark.CodeSourceUnsigned, signAs, "commit %s is not signed", o.ID)
-		return nil
-	case !bytes.HasPrefix(c.Signature, []byte("-----BEGIN SSH SIGNATURE-----")):
-		j.add(hallmark.CodeSourceSignatureFormat, signAs, "commit %s has a signature that is not an SSH signature", o.ID)
 		return nil
 	}
 	v := verify(Config{Verify: j.cfg.Verify, Clock: j.cfg.Clock}, c)
 	if v.Code != "" {
-		j.add(v.Code, "sign with a key that the policy allows, or have an administrator allow this one: hallmark policy set --allowed-signers FILE", "commit %s: %s", o.ID, v.Message)
+		j.add(v.Code, fixOf(v.Code, signAs), "commit %s: %s", o.ID, v.Message)
 		return nil
 	}
 	for _, who := range []struct {

@@ -33,6 +33,10 @@ CREATE TABLE IF NOT EXISTS challenge (
 	nonce   TEXT PRIMARY KEY,
 	expires INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS used_credential (
+	digest  TEXT PRIMARY KEY,
+	expires INTEGER NOT NULL
+) WITHOUT ROWID;
 `
 
 // PutToken keeps a token until it expires.
@@ -98,4 +102,25 @@ func (s *Store) TakeChallenge(ctx context.Context, nonce string, now time.Time) 
 	}
 	n, err := res.RowsAffected()
 	return n == 1, err
+}
+
+// UseCredential notes that a credential was used, which is good once, until it
+// would not be taken any more; used tells that it was before.
+func (s *Store) UseCredential(ctx context.Context, digest string, expires, now time.Time) (used bool, err error) {
+	err = s.inTx(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM used_credential WHERE expires < ?", now.UnixNano()); err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, "INSERT INTO used_credential (digest, expires) VALUES (?, ?) ON CONFLICT DO NOTHING", digest, expires.UnixNano())
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		used = n == 0
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("noting that a credential was used: %w", err)
+	}
+	return used, nil
 }
