@@ -43,7 +43,9 @@ func TestPages(t *testing.T) {
 				w.Header().Set("Link", fmt.Sprintf(`<http://%s%s?limit=%d&page=%d>; rel="next", <http://%s/x>; rel="last"`, r.Host, r.URL.Path, perPage, page+1, r.Host))
 			}
 		},
-		"total":   func(w http.ResponseWriter, _ *http.Request, _, total int) { w.Header().Set("X-Total-Count", fmt.Sprint(total)) },
+		"total": func(w http.ResponseWriter, _ *http.Request, _, total int) {
+			w.Header().Set("X-Total-Count", fmt.Sprint(total))
+		},
 		"nothing": func(http.ResponseWriter, *http.Request, int, int) {},
 	} {
 		for _, total := range []int{0, 1, perPage - 1, perPage, perPage + 1, 2 * perPage, 3*perPage + 7} {
