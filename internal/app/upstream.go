@@ -364,7 +364,7 @@ func (s *Server) catchUp(ctx context.Context, repository, ref string) (lastTrans
 	defer unlock()
 	err = s.settle(ctx, repository, ref, "")
 	switch code := hallmark.CodeOf(err); {
-	case code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved:
+	case code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved || code == hallmark.CodeRefBusy:
 		why := reasonOf(err, "source")
 		return lastTransition{}, &why, nil
 	case err != nil && code != hallmark.CodeRefOutsideLog:
