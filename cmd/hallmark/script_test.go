@@ -107,6 +107,7 @@ func TestScript(t *testing.T) {
 			"key":          cmdKey,
 			"layout":       cmdLayout,
 			"makeimage":    cmdMakeImage,
+			"metrics":      cmdMetrics,
 			"noprovenance": cmdNoProvenance,
 			"nosecret":     cmdNoSecret,
 			"payload":      cmdPayload,

@@ -25,6 +25,7 @@ type serveLab struct {
 	builds   bool // what is accepted is built
 	hooksDir string
 	config   string // of the server, besides
+	as       *syscall.SysProcAttr
 }
 
 const labRules = `[
@@ -100,6 +101,7 @@ func (l *serveLab) start() {
 	// What is killed here is pushes and merges; builds would be in the way.
 	l.write("serve.yaml", fmt.Sprintf("builds:\n  enabled: %v\n%s", l.builds, l.config))
 	l.cmd = l.command("serve", "--listen", "127.0.0.1:0", "--config", l.path("serve.yaml"))
+	l.cmd.SysProcAttr = l.as
 	log, err := os.OpenFile(l.path("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		l.t.Fatal(err)

@@ -84,6 +84,19 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // get PATH FILE writes what the server answers; its status goes before.
+func cmdMetrics(ts *testscript.TestScript, _ bool, args []string) {
+	m := regexp.MustCompile(`"url":"(http://127\.0\.0\.1:[0-9]+/metrics)"`).FindStringSubmatch(ts.ReadFile(ts.MkAbs(filepath.Join(ts.Getenv("WORK"), "serve.log"))))
+	if m == nil {
+		ts.Fatalf("the log names no address of metrics")
+	}
+	res, err := http.Get(m[1])
+	ts.Check(err)
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+}
+
 func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
 	pem, err := os.ReadFile(ts.Getenv("GIT_SSL_CAINFO"))
 	ts.Check(err)

@@ -134,3 +134,91 @@ func TestSignerKilled(t *testing.T) {
 		t.Errorf("fsck: %s", out)
 	}
 }
+
+// serverUser is whom the server runs as, where it is not root.
+const serverUser = 47112
+
+func userOf(uid uint32) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+}
+
+// TestSignerOfAnInitSystem: server and signer are two users, neither of them root,
+// and something else started the signer. The server can't read what is the
+// signer's; root's commands work beside both, and leave nothing of theirs closed.
+func TestSignerOfAnInitSystem(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("runs servers; go test without -short does")
+	}
+	l := newSignerLab(t)
+	l.program("", "chown", "-R", fmt.Sprintf("%[1]d:%[1]d", serverUser), l.path("home"))
+	if err := os.Chmod(l.path("tmp"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l.must("signer", "prepare", "--user", fmt.Sprint(signerUser))
+	}
+	l.ownKeys()
+	signer := l.command("signer", "--for", fmt.Sprint(serverUser))
+	signer.SysProcAttr = userOf(signerUser)
+	var said strings.Builder
+	signer.Stderr = &said
+	if err := signer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		signer.Process.Signal(syscall.SIGTERM)
+		if err := signer.Wait(); err != nil {
+			t.Errorf("the signer ended with %v", err)
+		}
+		if t.Failed() {
+			t.Log(said.String())
+		}
+	}()
+	// Neither runs for a server of its own user, nor can the server's user read the keys.
+	own := l.command("signer", "--for", fmt.Sprint(signerUser))
+	own.SysProcAttr = userOf(signerUser)
+	if out, err := own.CombinedOutput(); err == nil || !strings.Contains(string(out), "SIGNER_NOT_SEPARATE") {
+		t.Errorf("a signer for its own user: %v %s", err, out)
+	}
+	for _, file := range []string{"keys/artifact.pem", "keys", "guard", "pki", "signer/index.sqlite"} {
+		cat := l.command()
+		cat.Path, cat.Args, cat.SysProcAttr = "/bin/cat", []string{"cat", l.path("home", file)}, userOf(serverUser)
+		if out, err := cat.CombinedOutput(); err == nil || !strings.Contains(string(out), "Permission denied") {
+			t.Errorf("the server's user reads %s: %v", file, err)
+		}
+	}
+	l.write("serve.yaml", fmt.Sprintf("signer:\n  socket: %q\n", l.path("home", "signer", "socket")))
+	if err := os.Chmod(l.path("serve.yaml"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l.as = userOf(serverUser)
+	l.start()
+	for i := range 2 {
+		commit := l.change()
+		l.program(l.path("app"), "git", "push", "-q", l.remote("alice"), "work")
+		if got := l.at("refs/heads/work"); got != commit {
+			t.Errorf("the reference is at %s, want %s", got, commit)
+		}
+		l.must("policy", "set", fmt.Sprintf("build.timeout=%dm", 7+i))
+		l.agree()
+		l.ownKeys()
+	}
+	err := filepath.WalkDir(l.path("home", "blobs"), func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Sys().(*syscall.Stat_t).Uid != serverUser {
+			err = fmt.Errorf("%s is of user %d", p, info.Sys().(*syscall.Stat_t).Uid)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	l.stop()
+	if out := l.must("log", "fsck"); !strings.Contains(out, " 0 problems") {
+		t.Errorf("fsck: %s", out)
+	}
+}

@@ -188,7 +188,7 @@ func (i *importing) gather(ctx context.Context) error {
 // ofSigning are codes that commits of before an import are not refused for.
 func ofSigning(c hallmark.Code) bool {
 	return slices.Contains([]hallmark.Code{hallmark.CodeSourceUnsigned, hallmark.CodeSourceSignatureInvalid, hallmark.CodeSourceSignatureFormat,
-		hallmark.CodeSourceSignerNotAllowed, hallmark.CodeSourceSignerNotAuthor, hallmark.CodeSourceAuthor}, c)
+		hallmark.CodeSourceSignerNotAllowed, hallmark.CodeSourceSignerNotAuthor, hallmark.CodeSourceAuthor, hallmark.CodeSourceTagger}, c)
 }
 
 func (i *importing) judge(ctx context.Context, in *gitcli.Incoming, work string) error {

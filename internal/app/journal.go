@@ -115,7 +115,7 @@ func (j *journal) catchUp(ctx context.Context, h *Home) error {
 		if err != nil {
 			return err
 		}
-		if err := r.Check(ctx, translog.NewFileGuard(guardPath(h.Layout, h.id)), known); err != nil {
+		if err := r.Check(ctx, h.guard(), known); err != nil {
 			return fmt.Errorf("reading the log: %w", err)
 		}
 		j.follow, j.keys = r.Follow(known.Size), map[uint64][]uint32{}

@@ -24,6 +24,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
+	"github.com/hallmark-sc/hallmark/internal/translog"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -48,7 +49,7 @@ func RunSigner(ctx context.Context, cfg SignerConfig) error {
 		return err
 	}
 	unix.Umask(0o022) // the log is for everybody to read
-	n, done, err := newNotary(ctx, cfg)
+	n, done, err := OpenNotary(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -68,9 +69,9 @@ func RunSigner(ctx context.Context, cfg SignerConfig) error {
 	return n.Serve(ctx, l)
 }
 
-// newNotary opens a home as its signer: keys, log and guard are ours alone, and of
+// OpenNotary opens a home as its signer: keys, log and guard are ours alone, and of
 // the rest no more is read than the pinned roots and the policy.
-func newNotary(ctx context.Context, cfg SignerConfig) (n *notary.Notary, done func(), err error) {
+func OpenNotary(ctx context.Context, cfg SignerConfig) (n *notary.Notary, done func(), err error) {
 	l := Layout{cfg.Home}
 	if err := ownedBy(l, os.Geteuid()); err != nil {
 		return nil, nil, err
@@ -166,6 +167,15 @@ func (s *notarySigner) Seal(purpose string, b []byte) ([]byte, error) {
 
 // Warm implements notary.Signer.
 func (s *notarySigner) Warm(ctx context.Context) { s.shared.warm(ctx) }
+
+// Head implements notary.Signer.
+func (s *notarySigner) Head(ctx context.Context) (uint64, []byte, error) {
+	h, err := translog.NewFileGuard(guardPath(s.home.Layout, s.home.id)).Head(ctx, s.home.id.origin())
+	if err != nil || h == nil {
+		return 0, nil, err
+	}
+	return h.Size, h.Root, nil
+}
 
 // homeLaw implements notary.Law over the policy files of a home.
 type homeLaw struct {

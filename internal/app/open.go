@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -213,7 +214,7 @@ func (h *Home) Close() error {
 	if h.stores == nil {
 		return nil
 	}
-	return h.stores.close()
+	return errors.Join(h.stores.close(), giveHomeBack(h.Layout))
 }
 
 // lines splits a file of one JSON object a line.

@@ -322,6 +322,30 @@ func giveLogBack(l Layout) error {
 	return nil
 }
 
+// giveHomeBack makes what root wrote in a home its owner's again, as an
+// administrator's command does beside a server of another user. Blobs are the
+// owner's from the beginning.
+func giveHomeBack(l Layout) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	to, err := ownerOf(l.Home)
+	if err != nil || to.uid == 0 {
+		return err
+	}
+	root, err := os.OpenRoot(l.Home)
+	if err != nil {
+		return hallmark.Errorf(hallmark.KindInvalid, "opening the home: %w", err)
+	}
+	defer root.Close()
+	for _, name := range []string{"seen", "policy", "repositories", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "policy.lock"} {
+		if err := give(root, name, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("giving the home back to user %d: %w", to.uid, err)
+		}
+	}
+	return nil
+}
+
 // mendLog gives the log back that a killed administrator's command left as root's.
 func mendLog(l Layout) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -263,3 +263,33 @@ func (h *Home) seal(purpose string, b []byte) ([]byte, error) {
 	}
 	return h.keys.Seal(purpose, b)
 }
+
+// guard is what remembers the newest head of the log: a file of ours, or the
+// signer, whose file it is.
+func (h *Home) guard() translog.Guard {
+	if h.remote != nil {
+		return remoteGuard{h.remote}
+	}
+	return translog.NewFileGuard(guardPath(h.Layout, h.id))
+}
+
+// remoteGuard implements translog.Guard for reading.
+type remoteGuard struct{ r *remoteSigner }
+
+func (g remoteGuard) Head(ctx context.Context, origin string) (head *translog.Head, err error) {
+	err = g.r.with(ctx, func(_ context.Context, c *notary.Conn) error {
+		f := c.Facts()
+		if f.Origin != origin {
+			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogForked, "the signer guards %s, not %s", f.Origin, origin)
+		}
+		if f.Size > 0 {
+			head = &translog.Head{Origin: origin, Size: f.Size, Root: f.Root}
+		}
+		return nil
+	})
+	return head, err
+}
+
+func (remoteGuard) Advance(context.Context, string, func(*translog.Head) (translog.Head, error)) error {
+	return hallmark.Errorf(hallmark.KindInternal, "only the signer moves its guard")
+}

@@ -56,6 +56,7 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	refusals refusals
 	alerts   *alerter
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
@@ -105,6 +106,11 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if err := s.builds.start(); err != nil {
 		return err
 	}
+	stopMetrics, err := s.serveMetrics(ctx)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer stopMetrics()
 	srv := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
@@ -204,7 +210,12 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		if s.spool, err = openSpool(h.Spool(), s.sealFetches); err != nil {
 			return err
 		}
-		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush()})
+		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush(),
+			Pushes: cfg.Config.Limits.Pushes, PushesEach: cfg.Config.Limits.PushesEach, Patience: cfg.Config.patience(),
+			Busy: func(gitgate.Caller, string) {
+				s.counters.count("push", hallmark.Decision{Effect: hallmark.Deny, Reasons: []hallmark.Reason{{Code: hallmark.CodePushBusy}}}, nil)
+			},
+		})
 		return err
 	}()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/blob"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
@@ -29,7 +30,7 @@ type stores struct {
 }
 
 func openStores(l Layout) (*stores, error) {
-	blobs, err := blob.New(blob.Config{Dir: l.Blobs()})
+	blobs, err := blob.New(blob.Config{Dir: l.Blobs(), Disk: durable.Disk{Inherit: true}})
 	if err != nil {
 		return nil, fmt.Errorf("opening blobs: %w", err)
 	}

@@ -151,6 +151,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out, err := s.signedIn(r.Context(), a)
+	s.refusedCredential(r.Context(), r, "", err)
 	s.answer(w, out, err)
 }
 
@@ -223,7 +224,6 @@ func (h *Home) issue(ctx context.Context, signs signFunc, policy hallmark.Digest
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.health)
-	mux.HandleFunc("GET /metrics", s.metrics)
 	s.changeRoutes(mux)
 	s.runRoutes(mux)
 	mux.HandleFunc("GET /api/v1/evidence", s.evidence)

@@ -37,6 +37,7 @@ type verdictOf = source.Verdict
 func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate.Caller, error) {
 	t, err := g.s.token(ctx, r)
 	if err != nil {
+		g.s.refusedCredential(ctx, r, t.ID, err)
 		return gitgate.Caller{}, err
 	}
 	return gitgate.Caller{Principal: hallmark.Principal{Name: t.Principal, Key: t.ID, Method: t.Method}, Token: t}, nil

@@ -45,10 +45,11 @@ func at08run() []Case {
 // runNetwork: the server listens on the host's loopback. What lies beyond is
 // tried where that is not reached, and belongs to nobody.
 func runNetwork(ctx context.Context, g *ground, c Control) (effect, error) {
-	l, err := keep(g, "listeners", func() (*listeners, error) { return g.listen() })
+	s, err := g.spy()
 	if err != nil {
 		return effect{}, err
 	}
+	l := s.listeners
 	try := fmt.Sprintf(`for to in 127.0.0.1/%d 192.0.2.10/443; do bash -c "exec 3<>/dev/tcp/$to && echo drill-canary >&3" 2>/dev/null && break; done; echo ok > /tried`, l.port)
 	r, err := g.project("run-network", map[string]string{"Dockerfile": onPrograms + "RUN " + try + "\n", pipeline.PipelineFile: imageOf(collectPrograms, "")})
 	if err != nil {

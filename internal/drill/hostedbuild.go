@@ -35,7 +35,7 @@ func hostedBuilds() []Case {
 			Residual: "two maintainers who agree", attack: builds(hallmark.CodeChangeApprover, ownRun),
 		},
 		{
-			Attack: "AT-05", Letter: "i", Does: "the tag is moved on the server's disk, and a build of it is asked for",
+			Attack: "AT-05", Letter: "k", Does: "the tag is moved on the server's disk, and a build of it is asked for",
 			Control: "what is built of a reference is what the log says it is at", Stops: hallmark.CodeRefOutsideLog,
 			Residual: "whoever runs the server's programs", attack: builds(hallmark.CodeRefOutsideLog, builtTag),
 		},

@@ -42,6 +42,9 @@ type Signer interface {
 	Seal(purpose string, b []byte) ([]byte, error)
 	// Warm prepares for what will be asked in a moment. It does not wait.
 	Warm(ctx context.Context)
+	// Head is the newest head of the log that was ever signed, as the fork guard
+	// remembers it; size 0 when there is none.
+	Head(ctx context.Context) (size uint64, root []byte, err error)
 }
 
 // Law gives the rules in force. A policy that can't be read or verified is an
@@ -208,7 +211,7 @@ func (s *session) answer(ctx context.Context, req request) (response, error) {
 	}
 	switch {
 	case req.Hello != nil:
-		return s.hello(*req.Hello, rules)
+		return s.hello(ctx, *req.Hello, rules)
 	case req.Present != nil:
 		return s.present(*req.Present, rules)
 	case req.Seal != nil:
@@ -218,9 +221,13 @@ func (s *session) answer(ctx context.Context, req request) (response, error) {
 	return s.sign(ctx, *req.Sign, rules)
 }
 
-func (s *session) hello(h Hello, rules Rules) (response, error) {
+func (s *session) hello(ctx context.Context, h Hello, rules Rules) (response, error) {
 	if h.Version != Version || h.TrustDomain != s.n.cfg.TrustDomain {
 		return response{}, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSignerMessage, "asked as version %d of %.100q: this is version %d of %s", h.Version, h.TrustDomain, Version, s.n.cfg.TrustDomain)
+	}
+	size, root, err := s.n.cfg.Signer.Head(ctx)
+	if err != nil {
+		return response{}, fmt.Errorf("reading the fork guard: %w", err)
 	}
 	var b [16]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
@@ -230,7 +237,7 @@ func (s *session) hello(h Hello, rules Rules) (response, error) {
 	}
 	return response{Hello: &Facts{
 		Version: Version, TrustDomain: s.n.cfg.TrustDomain, Origin: s.n.cfg.Origin, UID: os.Geteuid(),
-		Policy: rules.Policy.Digest(), PolicyVersion: rules.Policy.Version(), Roots: rules.Verifier.RootsDigest(), Challenge: s.challenge,
+		Policy: rules.Policy.Digest(), PolicyVersion: rules.Policy.Version(), Roots: rules.Verifier.RootsDigest(), Challenge: s.challenge, Size: size, Root: root,
 	}}, nil
 }
 

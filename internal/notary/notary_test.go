@@ -103,6 +103,7 @@ func (l *lab) Sign(ctx context.Context, r sign.Request) (sign.Bundle, error) {
 }
 func (l *lab) Seal(purpose string, b []byte) ([]byte, error) { return l.keys.Seal(purpose, b) }
 func (l *lab) Warm(context.Context)                          { l.warmed <- struct{}{} }
+func (l *lab) Head(context.Context) (uint64, []byte, error)  { return uint64(l.log.Size()), nil, nil }
 func (l *lab) InForce(context.Context) (Rules, error) {
 	if l.rules.Engine == nil {
 		return Rules{}, hallmark.Errorf(hallmark.KindInvalid, "no policy can be verified")

@@ -60,6 +60,9 @@ type Facts struct {
 	Policy        hallmark.Digest `json:"policy"`
 	PolicyVersion int             `json:"policyVersion"`
 	Roots         hallmark.Digest `json:"roots"`
+	// Size and Root are the newest head of the log that was ever signed.
+	Size uint64 `json:"size"`
+	Root []byte `json:"root,omitempty"`
 	// Challenge goes into the next permit, and into no other.
 	Challenge string `json:"challenge"`
 }
