@@ -31,6 +31,7 @@ const (
 	CodeAccessUnauthenticated Code = "ACCESS_NOT_AUTHENTICATED"
 	CodeAccessCredential      Code = "ACCESS_CREDENTIAL_REFUSED"
 	CodeAccessScope           Code = "ACCESS_TOKEN_SCOPE"
+	CodeAccessAttempts        Code = "ACCESS_TOO_MANY_ATTEMPTS"
 	CodeRefUnprotected        Code = "REF_WITHOUT_RULE"
 	CodeRefNotDescendant      Code = "REF_NOT_DESCENDANT"
 	CodeRefDelete             Code = "REF_DELETE_REFUSED"

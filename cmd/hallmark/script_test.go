@@ -96,7 +96,7 @@ func TestScript(t *testing.T) {
 			"statement": cmdStatement, "layout": cmdLayout, "makeimage": cmdMakeImage, "subst": cmdSubst, "tamperblob": cmdTamperBlob, "registry": cmdRegistry, "forge": cmdForge, "differs": cmdDiffers, "code": cmdCode, "key": cmdKey, "home": cmdHome, "warm": cmdWarm, "commit": cmdCommit, "tamper": cmdTamper,
 			"tamperjson": cmdTamperJSON, "tamperentry": cmdTamperEntry, "rootsdigest": cmdRootsDigest,
 			"plantsecret": cmdPlantSecret, "nosecret": cmdNoSecret, "noprovenance": cmdNoProvenance, "predicate": cmdPredicate,
-			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads, "serve": cmdServe, "get": cmdGet, "person": cmdPerson, "gnupg": cmdGnuPG, "index": cmdIndex, "changeid": cmdChangeID("stdout"), "heldid": cmdChangeID("stderr"), "remote": cmdRemote,
+			"dropeach": cmdDropEach, "snapshot": cmdSnapshot, "pindriver": cmdPinDriver, "payload": cmdPayload, "plantheader": cmdPlantHeader, "policybundle": cmdPolicyBundle, "payloads": cmdPayloads, "serve": cmdServe, "get": cmdGet, "person": cmdPerson, "gnupg": cmdGnuPG, "issuer": cmdIssuer, "browsersignin": cmdBrowserSignIn, "issuertoken": cmdIssuerToken, "index": cmdIndex, "changeid": cmdChangeID("stdout"), "heldid": cmdChangeID("stderr"), "remote": cmdRemote,
 		},
 	})
 }

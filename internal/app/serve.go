@@ -60,6 +60,7 @@ type Server struct {
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
 	oidc     *identity.OIDC
+	attempts attempts
 
 	mu    sync.RWMutex
 	state *rules
@@ -98,7 +99,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	srv := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}},
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get},
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ServeTLS(l, "", "") }()

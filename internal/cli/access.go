@@ -142,7 +142,11 @@ func accessRevokeCommand(s *streams) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return app.RevokeToken(cmd.Context(), home, args[0])
+				pass, err := passphrase(passFile)
+				if err != nil {
+					return err
+				}
+				return app.RevokeToken(cmd.Context(), home, args[0], pass)
 			}
 			return s.change(cmd.Context(), passFile, app.RevokeGrant(args[0]))
 		}}
