@@ -31,6 +31,9 @@ func (s *Server) token(ctx context.Context, r *http.Request) (access.Token, erro
 	} else if t, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		secret = t
 	}
+	if secret == "" && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return s.workload(r)
+	}
 	hint := "sign in for a token: hallmark sign-in --server https://" + r.Host
 	if secret == "" {
 		return access.Token{}, hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeAccessUnauthenticated, "nobody is signed in"), hint)
