@@ -160,6 +160,7 @@ const (
 	CodePolicyMismatch        Code = "POLICY_MISMATCH"
 	CodePolicyAlreadySigned   Code = "POLICY_ALREADY_SIGNED"
 	CodePolicyNotPending      Code = "POLICY_NOTHING_PENDING"
+	CodePolicySecondFactor    Code = "POLICY_SECOND_FACTOR_MISSING"
 	CodePolicyProposal        Code = "POLICY_PROPOSAL_INVALID"
 	CodeGenesisUnsigned       Code = "GENESIS_UNSIGNED"
 	CodeGenesisMismatch       Code = "GENESIS_MISMATCH"
