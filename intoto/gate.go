@@ -20,6 +20,7 @@ type RefTransition struct {
 	Ref        string             `json:"ref"`
 	Old        string             `json:"old"` // commit or tag object; zeros: none
 	New        string             `json:"new"`
+	Commit     string             `json:"commit,omitempty"` // that New, a tag object, leads to
 	Effect     hallmark.Effect    `json:"effect"`
 	Actor      hallmark.Principal `json:"actor"` // who was authenticated, whatever the commits say
 	Grant      string             `json:"grant,omitempty"`
@@ -36,6 +37,7 @@ type RefTransition struct {
 	Obligations []string               `json:"obligations"` // what has to exist because of it
 	Reasons     []hallmark.Reason      `json:"reasons"`     // of a denial
 	Void        bool                   `json:"void,omitempty"`
+	Upstream    string                 `json:"upstream,omitempty"` // URL that it is forwarded to before the reference moves
 }
 
 // RefCommit is one commit that a reference shows newly.

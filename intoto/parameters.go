@@ -36,6 +36,7 @@ const AttributeBuildRule = "BUILD_RULE"
 // A rebuild is the check of its own name; one that passed has this property
 // (SLSA v1.2, properties of verification summaries).
 const (
+	CheckForge         = "forge-settings"
 	CheckRebuild       = "rebuild"
 	PropertyReproduced = "SLSA_BUILD_REPRODUCED"
 )

@@ -4,6 +4,7 @@
 package intoto
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -152,6 +153,23 @@ const (
 	AttributeTool         = "TOOL_PRESENT"
 	AttributeToolApproved = "TOOL_APPROVED"
 )
+
+// AttributeInvocation names the run of a build that an environment or artifacts
+// statement is about, in its condition "id"; links carry it as a byproduct.
+const (
+	AttributeInvocation = "BUILD_INVOCATION"
+	ByproductInvocation = "invocation"
+)
+
+// StatementURI marks a descriptor of a statement: its digest is that of the
+// statement's PAE, as in the log.
+const StatementURI = "hallmark:statement"
+
+// InvocationID names one run of one build.
+func InvocationID(commit string, pipeline hallmark.Digest, startedOn time.Time) string {
+	id := hallmark.DigestOf(fmt.Appendf(nil, "%s %s %s", commit, pipeline, startedOn.Format(time.RFC3339Nano)))
+	return "urn:hallmark:build:" + id.Hex()[:32]
+}
 
 // SCAIAttribute is one claim about the subject or about Target.
 type SCAIAttribute struct {

@@ -23,6 +23,8 @@ type serveLab struct {
 	url, ca  string
 	commits  int
 	hooksDir string
+	flags    []string // of serve
+	as       *syscall.SysProcAttr
 }
 
 const labRules = `[
@@ -32,8 +34,9 @@ const labRules = `[
 ]`
 
 // newServeLab makes a home where alice pushes branches of the repository app and
-// bob approves what she proposes; her work tree is the directory "app".
-func newServeLab(t *testing.T) *serveLab {
+// bob approves what she proposes; her work tree is the directory "app". create are
+// flags that the repository is made with.
+func newServeLab(t *testing.T, create ...string) *serveLab {
 	work := t.TempDir()
 	l := &serveLab{killLab: killLab{t: t, work: work, bin: plainBinary(t, work)}}
 	l.env = append(os.Environ(), "HALLMARK_HOME="+l.path("home"), "XDG_STATE_HOME="+l.path("state"), "TMPDIR="+l.path("tmp"), "HOME="+l.path("nobody"),
@@ -61,7 +64,7 @@ func newServeLab(t *testing.T) *serveLab {
 		l.must("access", "grant", name+"@example.org", "developer", "--repository", "app", "--reason", "test")
 		l.must("access", "grant", name+"@example.org", "reviewer", "--repository", "app", "--reason", "test")
 	}
-	l.must("repository", "create", "app")
+	l.must(append([]string{"repository", "create", "app"}, create...)...)
 	l.program("", "git", "init", "-q", l.path("app"))
 	t.Cleanup(l.kill9)
 	return l
@@ -94,7 +97,8 @@ func (l *serveLab) program(dir, name string, args ...string) string {
 
 func (l *serveLab) start() {
 	l.t.Helper()
-	l.cmd = l.command("serve", "--listen", "127.0.0.1:0")
+	l.cmd = l.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, l.flags...)...)
+	l.cmd.SysProcAttr = l.as
 	log, err := os.OpenFile(l.path("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		l.t.Fatal(err)
@@ -215,16 +219,21 @@ func (l *serveLab) until(what string, seen func() bool) {
 	}
 }
 
-// holds reports whether the server has a file open.
+// holds reports whether the server, or its signer, has a file open.
 func (l *serveLab) holds(path string) bool {
-	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", l.cmd.Process.Pid))
-	for _, fd := range fds {
-		if to, err := os.Readlink(fd); err == nil && to == path {
-			return true
+	for _, pid := range append(l.processes(signerWord), l.cmd.Process.Pid) {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range fds {
+			if to, err := os.Readlink(fd); err == nil && to == path {
+				return true
+			}
 		}
 	}
 	return false
 }
+
+// signerWord is in the command line of signers alone.
+const signerWord = "\x00signer\x00"
 
 // processes are those that have a word in their command line and the lab's
 // directory in it or in their environment.
@@ -247,7 +256,13 @@ func (l *serveLab) processes(word string) (out []int) {
 // gone wants nothing of a killed server to run or lie about after the next start.
 func (l *serveLab) gone() {
 	l.t.Helper()
-	l.until("the end of every git process", func() bool { return len(l.processes("")) == 0 })
+	l.until("the end of every git process", func() bool {
+		signers := l.processes(signerWord)
+		if l.cmd == nil || len(l.flags) == 0 {
+			return len(l.processes("")) == 0
+		}
+		return len(signers) == 1 && len(l.processes("")) == 1 && descends(fmt.Sprint(signers[0]), l.cmd.Process.Pid)
+	})
 	l.nothingRuns(l.cmd)
 	repo := l.path("home", "repositories", "app.git")
 	err := filepath.WalkDir(repo, func(p string, _ os.DirEntry, err error) error {

@@ -10,6 +10,7 @@ import (
 	"database/sql"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,6 +84,19 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // get PATH FILE writes what the server answers; its status goes before.
+func cmdMetrics(ts *testscript.TestScript, _ bool, args []string) {
+	m := regexp.MustCompile(`"url":"(http://127\.0\.0\.1:[0-9]+/metrics)"`).FindStringSubmatch(ts.ReadFile(ts.MkAbs(filepath.Join(ts.Getenv("WORK"), "serve.log"))))
+	if m == nil {
+		ts.Fatalf("the log names no address of metrics")
+	}
+	res, err := http.Get(m[1])
+	ts.Check(err)
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+}
+
 func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
 	pem, err := os.ReadFile(ts.Getenv("GIT_SSL_CAINFO"))
 	ts.Check(err)
@@ -98,6 +112,24 @@ func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
 	body, err := io.ReadAll(answer.Body)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), append([]byte(answer.Status+"\n"), body...), 0o600))
+}
+
+// receive FILE starts a receiver of alerts at $RECEIVER, which keeps the bodies, one
+// a line.
+func cmdReceive(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err == nil {
+			_, err = f.Write(append(b, '\n'))
+		}
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}))
+	ts.Setenv("RECEIVER", srv.URL+"/hook")
+	ts.Defer(func() { srv.Close(); f.Close() })
 }
 
 // index STATEMENT... changes the home's index as somebody does who can write to it;

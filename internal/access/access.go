@@ -128,6 +128,7 @@ type Grant struct {
 	Role         Role      `json:"role"`
 	Repositories []string  `json:"repositories"` // patterns of names
 	Refs         []string  `json:"refs"`         // patterns of full refs; for permissions that have one
+	Paths        []string  `json:"paths"`        // patterns of the files that a push may change
 	Owner        string    `json:"owner"`        // who answers for the grant
 	Reason       string    `json:"reason"`
 	NotBefore    time.Time `json:"notBefore"`
@@ -242,7 +243,7 @@ func (s *Section) Check() error {
 			return fmt.Errorf("%s.notAfter: it ends before it begins", at)
 		}
 		ids[g.ID] = true
-		if err := errors.Join(patterns(at+".repositories", g.Repositories), patterns(at+".refs", g.Refs)); err != nil {
+		if err := errors.Join(patterns(at+".repositories", g.Repositories), patterns(at+".refs", g.Refs), patterns(at+".paths", g.Paths)); err != nil {
 			return err
 		}
 	}

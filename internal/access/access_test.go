@@ -34,7 +34,7 @@ func key(t *testing.T) string {
 }
 
 func grant(id, who string, role access.Role) access.Grant {
-	return access.Grant{ID: id, Principal: who, Role: role, Repositories: []string{"app"}, Refs: []string{"**"}, Owner: "alice@example.org", Reason: "it is her work", NotBefore: day.Add(-time.Hour)}
+	return access.Grant{ID: id, Principal: who, Role: role, Repositories: []string{"app"}, Refs: []string{"**"}, Paths: []string{"**"}, Owner: "alice@example.org", Reason: "it is her work", NotBefore: day.Add(-time.Hour)}
 }
 
 func section(t *testing.T) *access.Section {
@@ -92,6 +92,17 @@ func TestRule(t *testing.T) {
 			t.Errorf("%s %s: reason %+v, want nearest %q", tc.who, tc.permission, r.Reason, tc.nearest)
 		}
 	}
+	s.Grants[0].Paths = []string{"docs/**"}
+	for path, want := range map[string]bool{"docs/a": true, "docs": false, "docsx/a": false, "src/a": false} {
+		r := b.Rule(access.Request{Principal: "alice@example.org", Permission: access.RefPush, Repository: "app", Ref: "refs/heads/x", Path: path, At: day})
+		if r.Allowed != want || !want && !strings.Contains(r.Reason.Nearest, "g-1 is for paths docs/**") {
+			t.Errorf("path %q: %+v", path, r)
+		}
+	}
+	every := access.Request{Principal: "alice@example.org", Permission: access.RefPush, Repository: "app", Ref: "refs/heads/x", EveryPath: true, At: day}
+	if b.Rule(every).Allowed {
+		t.Error("a grant for some paths is one for every path")
+	}
 	if (access.Ruling{}).Allowed {
 		t.Error("a zero ruling allows")
 	}
@@ -144,6 +155,7 @@ func TestCheckRefuses(t *testing.T) {
 		"reason":                                func(s *access.Section) { s.Grants[0].Reason = " " },
 		"ends before it begins":                 func(s *access.Section) { s.Grants[0].NotAfter = day.Add(-2 * time.Hour) },
 		"want 1 to":                             func(s *access.Section) { s.Grants[0].Repositories = nil },
+		"paths":                                 func(s *access.Section) { s.Grants[0].Paths = []string{} },
 		"history":                               func(s *access.Section) { s.Refs[0].History = "" },
 		"approvals":                             func(s *access.Section) { s.Refs[0].Approvals = "" },
 		"could be rewritten":                    func(s *access.Section) { s.Refs[1].Approvals = "1" },

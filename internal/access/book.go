@@ -81,6 +81,8 @@ type Request struct {
 	Permission Permission
 	Repository string // name; "" where the permission has none
 	Ref        string // full; "" where the permission has none
+	Path       string // a file that is changed; "" asks for none
+	EveryPath  bool   // a grant for some paths alone does not do
 	At         time.Time
 }
 
@@ -111,6 +113,8 @@ func (b *Book) Rule(r Request) Ruling {
 			near = orElse(near, fmt.Sprintf("grant %s is for %s", g.ID, strings.Join(g.Repositories, ", ")))
 		case r.Ref != "" && !Matches(g.Refs, r.Ref):
 			near = orElse(near, fmt.Sprintf("grant %s is for refs %s", g.ID, strings.Join(g.Refs, ", ")))
+		case r.Path != "" && !Matches(g.Paths, r.Path) || r.EveryPath && !slices.Contains(g.Paths, "**"):
+			near = orElse(near, fmt.Sprintf("grant %s is for paths %s", g.ID, strings.Join(g.Paths, ", ")))
 		default:
 			return Ruling{Allowed: true, Grant: g.ID, Role: g.Role}
 		}
@@ -139,6 +143,12 @@ func where(r Request) string {
 	}
 	if r.Ref != "" {
 		out += " at " + r.Ref
+	}
+	if r.Path != "" {
+		out += fmt.Sprintf(" of %.200q", r.Path)
+	}
+	if r.EveryPath {
+		out += " of every path"
 	}
 	return out
 }

@@ -5,6 +5,7 @@ package access
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,9 @@ func (s *Section) Fields() map[string]string {
 		at := "access.grants." + g.ID + "."
 		out[at+"principal"], out[at+"role"], out[at+"owner"], out[at+"reason"] = g.Principal, string(g.Role), g.Owner, g.Reason
 		out[at+"repositories"], out[at+"refs"] = list(g.Repositories), list(g.Refs)
+		if !slices.Equal(g.Paths, []string{"**"}) {
+			out[at+"paths"] = list(g.Paths)
+		}
 		out[at+"notBefore"] = g.NotBefore.UTC().Format(time.RFC3339)
 		out[at+"notAfter"] = until(g)
 	}
@@ -97,6 +101,9 @@ func (s *Section) Whole() {
 	for i := range s.Grants {
 		fill(&s.Grants[i].Repositories)
 		fill(&s.Grants[i].Refs)
+		if s.Grants[i].Paths == nil { // of a policy that is older than the field
+			s.Grants[i].Paths = []string{"**"}
+		}
 	}
 	for i := range s.Refs {
 		r := &s.Refs[i]

@@ -124,6 +124,9 @@ func GrantRole(g access.Grant) (string, AccessChange, error) {
 	if len(g.Refs) == 0 {
 		g.Refs = []string{"**"}
 	}
+	if len(g.Paths) == 0 {
+		g.Paths = []string{"**"}
+	}
 	return g.ID, func(s *access.Section) error {
 		if g.Owner == "" {
 			g.Owner = g.Principal

@@ -6,6 +6,8 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -85,6 +87,9 @@ func (s *Server) changeRoutes(mux *http.ServeMux) {
 			id := r.PathValue("id")
 			d, err := fn(r.Context(), who, id)
 			s.counters.count("change", d, err)
+			if err == nil && !d.Allowed() {
+				s.alerts.denied("change", who.Name, "", id, d.Reasons)
+			}
 			s.answer(w, ChangeAnswer{Change: id, Allowed: d.Allowed(), Reasons: d.Reasons}, err)
 		})
 	}
@@ -139,14 +144,34 @@ func (s *Server) showChange(ctx context.Context, who gitgate.Caller, id string) 
 	return v, nil
 }
 
-// health says whether the server can decide at all.
+// health says whether the server can decide at all, and nothing else: nobody has
+// to be known for it.
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
-	rules, err := s.current()
-	if err != nil {
-		s.answer(w, nil, hallmark.Errorf(hallmark.KindUnavailable, "the policy in force can't be read: %w", err))
+	if _, err := s.current(); err != nil {
+		s.log.Error("the policy in force can't be read", "error", err.Error())
+		s.answer(w, nil, hallmark.Errorf(hallmark.KindUnavailable, "the policy in force can't be read"))
 		return
 	}
-	s.answer(w, map[string]any{"status": "ok", "policy": rules.policy, "version": rules.version, "time": now().Format(time.RFC3339)}, nil)
+	s.answer(w, map[string]any{"status": "ok"}, nil)
+}
+
+// serveMetrics answers on an address of this machine alone, until stop is called.
+func (s *Server) serveMetrics(ctx context.Context) (stop func(), err error) {
+	if s.file.Metrics == "none" {
+		return func() {}, nil
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", s.file.Metrics)
+	if err != nil {
+		return nil, hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "listening on %s: %w", s.file.Metrics, err), "name another address: metrics in the configuration")
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.health)
+	mux.HandleFunc("GET /metrics", s.metrics)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	go srv.Serve(l) //nolint:errcheck // it ends with Close
+	s.log.Info("metrics", "url", "http://"+l.Addr().String()+"/metrics")
+	return func() { srv.Close() }, nil
 }
 
 // metrics are in the text format of Prometheus.
@@ -155,4 +180,7 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	rules := s.rules()
 	fmt.Fprintf(w, "# HELP hallmark_policy_version Version of the policy in force.\n# TYPE hallmark_policy_version gauge\nhallmark_policy_version %d\n", rules.version)
 	s.counters.write(w)
+	pushing, waiting := s.git.Load()
+	fmt.Fprintf(w, "# HELP hallmark_pushes Pushes under way.\n# TYPE hallmark_pushes gauge\nhallmark_pushes %d\n# HELP hallmark_pushes_waiting Pushes that wait for their turn.\n# TYPE hallmark_pushes_waiting gauge\nhallmark_pushes_waiting %d\n", pushing, waiting)
+	s.alerts.write(w)
 }

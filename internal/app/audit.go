@@ -150,6 +150,12 @@ func (h *Home) fetches(ctx context.Context, r intoto.AccessRecord, e AuditEvent,
 		next++
 		one := e
 		one.On, one.Kind, one.Effect, one.Actor, one.Grant, one.Policy, one.Resource, one.Detail = f.On, "fetch", f.Effect.String(), f.Principal, f.Grant, f.Policy, f.Repository, "token "+f.Token
+		if f.What == credentialRefused {
+			one.Kind, one.Resource, one.Detail = "access", "token:"+f.Token, "a credential from "+f.Address
+			if f.LeftOut > 0 {
+				one.Detail += fmt.Sprintf(", and %d others before", f.LeftOut)
+			}
+		}
 		if f.Code != "" {
 			one.Codes = []string{string(f.Code)}
 		}

@@ -41,35 +41,34 @@ type approval struct {
 
 func (s *Server) change(ctx context.Context, id string) (change, error) {
 	unknown := hallmark.WithHint(hallmark.Coded(hallmark.KindNotFound, hallmark.CodeChangeUnknown, "there is no change %.40q", id), "hallmark change propose REPOSITORY --from BRANCH --to BRANCH")
-	rows, err := s.home.stores.index.Statements(ctx, "sha256:"+attest.SubjectOfChange(id).Digest["sha256"])
+	about, err := s.home.logged(ctx, aboutKey, sumKey(attest.SubjectOfChange(id)))
 	if err != nil {
 		return change{}, err
 	}
 	c := change{ID: id}
-	var newest time.Time
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateReview {
+	for _, l := range about {
+		if l.statement.PredicateType != intoto.PredicateReview {
 			continue
 		}
-		r, err := readGateStatement[intoto.ChangeReview](ctx, s.home, row.Bundle)
+		r, err := intoto.DecodePredicate[intoto.ChangeReview](l.statement)
 		if err != nil {
 			return c, err
 		}
 		if r.Change != id || s.parts.changeID(r.Repository, r.Target, r.Revision) != id {
-			return c, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another change for %s", id)
+			return c, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "entry %d of the log is about another change than %s", l.at, id)
+		}
+		if err := s.home.evidence(ctx, l); err != nil {
+			return c, err
 		}
 		switch r.Action {
 		case intoto.ReviewPropose, intoto.ReviewHold:
-			if !r.On.Before(newest) {
-				newest = r.On
-				c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision
-			}
+			c.Repository, c.Target, c.Revision = r.Repository, r.Target, r.Revision // of the newest
 			c.proposals = append(c.proposals, r)
 			if r.Pack != "" {
 				c.pack = r.Pack
 			}
 		case intoto.ReviewApprove:
-			c.approvals = append(c.approvals, approval{r, row.Statement})
+			c.approvals = append(c.approvals, approval{r, l.digest})
 		}
 	}
 	if len(c.proposals) == 0 {
@@ -154,6 +153,20 @@ func (s *Server) judge(ctx context.Context, r *rules, c change, in *gitcli.Incom
 	if err != nil {
 		return st, err
 	}
+	if !at(last, base) && s.hasUpstream(c.name) {
+		var why *hallmark.Reason
+		if last, why, err = s.catchUp(ctx, c.name, c.Target); err != nil {
+			return st, err
+		}
+		if why != nil {
+			st.Reasons = append(st.Reasons, *why)
+			return st, nil
+		}
+		if st.Base, err = gitcli.Value(ctx, s.dir(c.name), c.Target); err != nil {
+			return st, err
+		}
+		base = st.Base
+	}
 	if !at(last, base) {
 		add(hallmark.CodeRefOutsideLog, "", "hallmark source verify shows what differs", "%s is at %s, and the log says %s", c.Target, base, orNone(last.New))
 	}
@@ -223,19 +236,17 @@ func (s *Server) parties(ctx context.Context, r *rules, c change, st *standing) 
 	for _, p := range c.proposals {
 		add(p.Actor.Name)
 	}
-	rows, err := s.home.stores.index.Statements(ctx, "gitCommit:"+c.Revision)
+	// Who pushed it counts whether the evidence of that can be shown or not.
+	pushes, err := s.home.logged(ctx, aboutKey, "gitCommit:"+c.Revision)
 	if err != nil {
 		return err
 	}
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateTransition {
-			continue
-		}
-		t, err := s.home.readTransition(ctx, row.Bundle)
+	for _, l := range pushes {
+		t, ok, err := moved(l)
 		if err != nil {
 			return err
 		}
-		if t.Repository == c.Repository && t.New == c.Revision && !t.Void {
+		if ok && t.Repository == c.Repository && t.New == c.Revision && !t.Void {
 			add(t.Actor.Name)
 		}
 	}
@@ -437,6 +448,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	var st standing
 	var held *gitcli.Held
 	var unlock func()
+	up, err := s.home.upstream(c.name)
+	if err != nil {
+		return hallmark.Decision{}, err
+	}
+	moves := []source.Update{} // what is left to forward
 	defer func() {
 		if unlock != nil {
 			unlock()
@@ -484,6 +500,16 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 				}
 			}
 			var err error
+			if up != nil { // who forwards has this lock before git's; so has a push
+				if unlock, err = s.locks.lock(ctx, c.name, c.Target); err != nil {
+					return hallmark.Decision{}, err
+				}
+				t.Upstream = up.URL
+				var why *hallmark.Reason
+				if moves, why = ahead(ctx, up, []source.Update{{Ref: c.Target, Old: st.Base, New: c.Revision}}); why != nil && !s.parts.ignores(*why) {
+					return gate.Denied(*why), nil
+				}
+			}
 			held, err = gitcli.Hold(ctx, s.dir(c.name), c.Target, c.Revision, st.Base)
 			if hallmark.KindOf(err) == hallmark.KindDenied && err != nil {
 				return gate.Denied(hallmark.Reason{Code: hallmark.CodeOf(err), Check: "source", Message: err.Error(), Fix: hallmark.HintOf(err)}), nil
@@ -491,8 +517,10 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			if err != nil {
 				return hallmark.Decision{}, err
 			}
-			if unlock, err = s.locks.lock(ctx, c.name, c.Target); err != nil {
-				return hallmark.Decision{}, err
+			if unlock == nil {
+				if unlock, err = s.locks.lock(ctx, c.name, c.Target); err != nil {
+					return hallmark.Decision{}, err
+				}
 			}
 			// git's lock says that the reference is where it was judged; what the log
 			// says may have changed in between.
@@ -513,7 +541,7 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 				if t.Controls, err = s.controls(ctx, c.name, st.Rule, t, true); err != nil {
 					return err
 				}
-				t.Obligations = []string{"build"}
+				t.Obligations = obliges(st.Rule, t)
 				logged, err = s.transit(ctx, t, st.Rule)
 				return err
 			}
@@ -523,7 +551,18 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 			}
 			return err
 		},
-		Effect: func(context.Context) error { return held.Commit() },
+		Effect: func(ctx context.Context) error {
+			if up != nil {
+				in, err := gitcli.NewIncoming(s.dir(c.name), "")
+				if err == nil {
+					err = s.send(ctx, up, in, moves)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return held.Commit()
+		},
 	})
 	if held != nil && (err != nil || !d.Allowed()) {
 		held.Release()
@@ -562,24 +601,28 @@ func (s *Server) requiredChecks(ctx context.Context, c change, st *standing) err
 	if len(st.Rule.Checks) == 0 {
 		return nil
 	}
-	rows, err := s.home.stores.index.Statements(ctx, "gitCommit:"+c.Revision)
+	about, err := s.home.logged(ctx, checkKey, c.Revision)
 	if err != nil {
 		return err
 	}
 	passed, failed := map[string]bool{}, map[string]hallmark.Reason{}
-	for _, row := range rows {
-		rec, ok, err := s.checkRecord(ctx, row.Bundle)
+	for _, l := range about {
+		rec, err := intoto.CheckOf(l.statement)
 		if err != nil {
 			return err
 		}
-		if !ok || rec.Revision.Repository != c.Repository || rec.Revision.Commit != c.Revision {
+		if rec == nil || rec.Revision.Repository != c.Repository || rec.Revision.Commit != c.Revision {
 			continue
 		}
-		if rec.Outcome == hallmark.Pass {
-			passed[rec.Check] = true
+		if rec.Outcome != hallmark.Pass { // whether the evidence of it can be shown or not
+			failed[rec.Check] = hallmark.Reason{Code: hallmark.CodeCheckFailed, Check: rec.Check, Message: fmt.Sprintf("check %s ended %s for %s", rec.Check, rec.Outcome, c.Revision), Fix: "mend it and propose the new revision"}
 			continue
 		}
-		failed[rec.Check] = hallmark.Reason{Code: hallmark.CodeCheckFailed, Check: rec.Check, Message: fmt.Sprintf("check %s ended %s for %s", rec.Check, rec.Outcome, c.Revision), Fix: "mend it and propose the new revision"}
+		kept, err := s.home.kept(ctx, l)
+		if err != nil {
+			return err
+		}
+		passed[rec.Check] = passed[rec.Check] || kept
 	}
 	for _, name := range st.Rule.Checks {
 		if why, bad := failed[name]; bad {
@@ -590,16 +633,4 @@ func (s *Server) requiredChecks(ctx context.Context, c change, st *standing) err
 		}
 	}
 	return nil
-}
-
-// checkRecord reads the record of a check from a statement that has one.
-func (s *Server) checkRecord(ctx context.Context, bundle hallmark.Digest) (hallmark.CheckRecord, bool, error) {
-	type checked struct {
-		Check *hallmark.CheckRecord `json:"https://hallmark-sc.github.io/ext/check/v0.1"`
-	}
-	v, err := readGateStatement[checked](ctx, s.home, bundle)
-	if err != nil || v.Check == nil {
-		return hallmark.CheckRecord{}, false, err
-	}
-	return *v.Check, true, nil
 }

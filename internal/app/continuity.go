@@ -47,14 +47,17 @@ func (s *Server) controls(ctx context.Context, name string, rule access.RefRule,
 	var before []intoto.RefControl
 	lapsed := map[string]bool{}
 	if t.Previous != "" {
-		bundle, ok, err := s.home.stores.index.BundleOf(ctx, t.Previous)
+		l, ok, err := s.home.loggedAs(ctx, t.Previous)
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
-			return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "the transition before, %s, is not kept", t.Previous)
+			return nil, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "the transition before, %s, is not in the log", t.Previous)
 		}
-		last, err := s.home.readTransition(ctx, bundle)
+		if err := s.home.evidence(ctx, l); err != nil {
+			return nil, err
+		}
+		last, err := intoto.DecodePredicate[intoto.RefTransition](l.statement)
 		if err != nil {
 			return nil, err
 		}

@@ -75,7 +75,7 @@ func (b *builder) recipes(in pipeline.Input, def *build.Pipeline, parameters map
 		}
 		for _, platform := range a.PlatformList(image.HostPlatform().String()) {
 			r := recipe{def: def, artifact: a, platform: platform, digest: hallmark.DigestOf(text), images: map[dockerfile.Image]*image.Image{}}
-			r.plan, err = dockerfile.Parse(dockerfile.Config{
+			r.plan, err = b.parts.Images.Parse(dockerfile.Config{
 				Name: a.Dockerfile.Path, Text: text, Target: a.Dockerfile.Target, Platform: platform, BuildPlatform: image.HostPlatform().String(),
 				Fixed: a.Dockerfile.Args, Parameters: parameters,
 			})
@@ -159,7 +159,7 @@ func (b *builder) evaluate(r *recipe, q build.Request) error {
 		if err != nil {
 			return err
 		}
-		if r.images[i], err = image.Open(store, i.Digest, p); err != nil {
+		if r.images[i], err = b.parts.Images.Open(store, i.Digest, p); err != nil {
 			return notImported(fmt.Errorf("image %s for %s: %w", i, p, err), i.String(), p)
 		}
 	}
@@ -171,7 +171,7 @@ func (b *builder) evaluate(r *recipe, q build.Request) error {
 		case !s.Base.Empty:
 			config = r.stages[s.Base.Stage].Config
 		}
-		got, err := r.plan.Evaluate(n, config)
+		got, err := b.parts.Images.Evaluate(r.plan, n, config)
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,8 @@ type GateParts struct {
 	Ignores func(hallmark.Reason) bool
 	// ChangeID says what an approval is bound to.
 	ChangeID func(repository, target, revision string) string
+	// Hides reports that a statement in the log stands in no list.
+	Hides func(hallmark.Digest) bool
 	// Document reads the policy without verifying it.
 	Document func() ([]byte, error)
 }
@@ -79,16 +81,19 @@ func RefusedUpdates(ctx context.Context, home, name, ref string) ([]intoto.RefTr
 	}
 	defer h.Close()
 	uri := h.repositoryURI(name)
-	rows, err := h.stores.index.Statements(ctx, "sha256:"+intoto.SubjectOfRefusal(uri, ref).Digest["sha256"])
+	all, err := h.logged(ctx, aboutKey, sumKey(intoto.SubjectOfRefusal(uri, ref)))
 	if err != nil {
 		return nil, err
 	}
 	var out []intoto.RefTransition
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateTransition {
+	for _, l := range all {
+		if l.statement.PredicateType != intoto.PredicateTransition {
 			continue
 		}
-		t, err := h.readTransition(ctx, row.Bundle)
+		if err := h.evidence(ctx, l); err != nil {
+			return nil, err
+		}
+		t, err := intoto.DecodePredicate[intoto.RefTransition](l.statement)
 		if err != nil {
 			return nil, err
 		}

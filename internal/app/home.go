@@ -43,15 +43,30 @@ func (l Layout) Advisories() string         { return l.path("advisories") }
 func (l Layout) Runs() string               { return l.path("runs") }
 func (l Layout) Deps() string               { return l.path("dependencies") }
 func (l Layout) ToolchainCache() string     { return l.path("toolchain-cache") }
-func (l Layout) Fingerprints() string       { return l.path("keys", "fingerprint.key") }
 func (l Layout) Identity() string           { return l.path("home.json") }
 func (l Layout) Memory() string             { return l.path("seen") }
 func (l Layout) Repositories() string       { return l.path("repositories") }
+func (l Layout) Serving() string            { return l.path("serving.lock") }
+func (l Layout) Upstreams() string          { return l.path("upstreams") }
 func (l Layout) Spool() string              { return l.path("fetches") }
 func (l Layout) TLS() string                { return l.path("tls") }
 func (l Layout) Digests() string            { return l.path("digests") }
 func (l Layout) ToolchainCacheList() string { return l.path("toolchain-cache.list") }
 func (l Layout) Contents() string           { return l.path("contents") }
+func (l Layout) Keys() string               { return l.path("keys") }
+func (l Layout) Certificates() string       { return l.path("pki") }
+func (l Layout) LogLock() string            { return l.path("log.lock") }
+func (l Layout) Signer() string             { return l.path("signer") } // of a signer of its own user
+func (l Layout) SignerSocket() string       { return l.path("signer", "socket") }
+
+// Fingerprints is the key of fingerprints of secrets. It lies among the others
+// until these go to a signer's user: whoever scans needs it, and it signs nothing.
+func (l Layout) Fingerprints() string {
+	if own := l.path("fingerprint.key"); exists(own) {
+		return own
+	}
+	return l.path("keys", "fingerprint.key")
+}
 
 // checkHome tells a missing home from one that can be used.
 func checkHome(home string) error {

@@ -40,8 +40,9 @@ type ImportResult struct {
 // ImportRepository takes an existing repository over under a new name. Its whole
 // content and history are looked at before anybody can see it (SP 800-204D
 // §5.1.4, N106). Its commits of before need no signature of an allowed signer:
-// they are the start revision, and how many nobody vouches for is recorded.
-func ImportRepository(ctx context.Context, home, name, from string, pass []byte) (ImportResult, error) {
+// they are the start revision, and how many nobody vouches for is recorded. With an
+// upstream, what is there is imported, or must be the same as what is in from.
+func ImportRepository(ctx context.Context, home, name, from string, upstream UpstreamConfig, pass []byte) (ImportResult, error) {
 	if err := gitgate.CheckName(name); err != nil {
 		return ImportResult{}, err
 	}
@@ -65,6 +66,7 @@ func ImportRepository(ctx context.Context, home, name, from string, pass []byte)
 	defer lock.Close()
 	defer durable.RemoveTree(made)
 	i.made = filepath.Join(made, "r.git")
+	i.upstream, i.apart = upstream, made
 	i.res.Decision, err = gate.Pass(ctx, gate.Steps{
 		Authenticate: func(context.Context) (hallmark.Principal, error) { return operator(), nil },
 		// Whoever holds the home's keys may: there is nobody else to ask here.
@@ -89,6 +91,9 @@ func exists(path string) bool {
 
 type importing struct {
 	home                  *Home
+	upstream              UpstreamConfig
+	apart                 string       // private directory
+	forward               func() error // puts the upstream's files where they count
 	signer                *logSigner
 	name, from, dir, made string
 	refs                  map[string]string
@@ -105,6 +110,16 @@ func (i *importing) gather(ctx context.Context) error {
 	}
 	defer lock.Close()
 	defer durable.RemoveTree(work)
+	if i.from == "" {
+		i.from = filepath.Join(work, "upstream.git")
+		up, err := putUpstream(filepath.Join(i.apart, "mirror"), i.upstream)
+		if err != nil {
+			return err
+		}
+		if err := up.Mirror(ctx, i.from); err != nil {
+			return err
+		}
+	}
 	from, err := gitcli.Open(ctx, gitcli.Config{Repo: i.from, WorkDir: work})
 	if err != nil {
 		return err
@@ -123,6 +138,9 @@ func (i *importing) gather(ctx context.Context) error {
 			continue
 		}
 		i.refs[ref] = id
+	}
+	if i.forward, err = i.home.prepareUpstream(ctx, i.apart, i.name, i.upstream, all); err != nil {
+		return err
 	}
 	if len(i.refs) == 0 {
 		i.reasons = append(i.reasons, hallmark.Reason{Code: hallmark.CodeSourceRevisionUnknown, Check: "source", Message: i.from + " has no branch and no tag", Fix: "hallmark repository create " + i.name + " makes an empty one"})
@@ -170,7 +188,7 @@ func (i *importing) gather(ctx context.Context) error {
 // ofSigning are codes that commits of before an import are not refused for.
 func ofSigning(c hallmark.Code) bool {
 	return slices.Contains([]hallmark.Code{hallmark.CodeSourceUnsigned, hallmark.CodeSourceSignatureInvalid, hallmark.CodeSourceSignatureFormat,
-		hallmark.CodeSourceSignerNotAllowed, hallmark.CodeSourceSignerNotAuthor, hallmark.CodeSourceAuthor}, c)
+		hallmark.CodeSourceSignerNotAllowed, hallmark.CodeSourceSignerNotAuthor, hallmark.CodeSourceAuthor, hallmark.CodeSourceTagger}, c)
 }
 
 func (i *importing) judge(ctx context.Context, in *gitcli.Incoming, work string) error {
@@ -233,9 +251,12 @@ func (i *importing) judge(ctx context.Context, in *gitcli.Incoming, work string)
 // log signs the import and the first transition of every reference; the commits
 // stand in the repository, not in each statement.
 func (i *importing) log(ctx context.Context, d hallmark.Decision) error {
+	details := map[string]string{"references": strconv.Itoa(i.res.Refs), "commits": strconv.Itoa(i.res.Commits), "unsigned": strconv.Itoa(i.res.Unsigned)}
+	if i.upstream.URL != "" {
+		details["upstream"] = i.upstream.URL
+	}
 	st, err := attest.AccessRecord(intoto.AccessRecord{
-		Action: "repository.import", Actor: operator(), Resource: i.res.URI, Effect: d.Effect, On: now(), Policy: i.home.policy.Digest(), Reasons: d.Reasons,
-		Details: map[string]string{"references": strconv.Itoa(i.res.Refs), "commits": strconv.Itoa(i.res.Commits), "unsigned": strconv.Itoa(i.res.Unsigned)},
+		Action: "repository.import", Actor: operator(), Resource: i.res.URI, Effect: d.Effect, On: now(), Policy: i.home.policy.Digest(), Reasons: d.Reasons, Details: details,
 	})
 	if err != nil {
 		return err
@@ -263,6 +284,9 @@ func (i *importing) show(ctx context.Context) error {
 		if err := gitcli.Move(ctx, i.made, ref, id, zeros); err != nil {
 			return err
 		}
+	}
+	if err := i.forward(); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(i.dir), 0o700); err != nil {
 		return hallmark.Errorf(hallmark.KindInvalid, "making repository %s: %w", i.name, err)

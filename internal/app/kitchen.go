@@ -357,7 +357,7 @@ func (k *kitchen) copied(ctx context.Context, room *stageRoom, c dockerfile.Copy
 			return nil, err
 		}
 	}
-	return room.tree.Copy(q)
+	return k.b.parts.Images.Copied(room.tree, q)
 }
 
 // noArchives refuses what ADD would unpack.
@@ -502,7 +502,7 @@ func (k *kitchen) run(ctx context.Context, out *cooked, room *stageRoom, a docke
 // written makes a layer of what a command wrote.
 func (k *kitchen) written(ctx context.Context, room *stageRoom, scratch string, who account) error {
 	upper := sandbox.Upper(scratch)
-	changes, err := room.tree.Changes(ctx, image.Written{Dir: upper, Attributes: sandbox.OverlayAttributes(), UID: who.uid, GID: who.gid}, image.Limits{})
+	changes, err := k.b.parts.Images.Written(ctx, room.tree, image.Written{Dir: upper, Attributes: sandbox.OverlayAttributes(), UID: who.uid, GID: who.gid})
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ package app
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -45,7 +44,10 @@ func (h *Home) eachLogged(ctx context.Context, predicates []string, fn func(veri
 			return nil
 		}
 		seen[d] = true
-		st, err := h.said(ctx, d)
+		st, ok, err := h.said(ctx, d)
+		if err == nil && !ok {
+			err = hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "%s is no statement", d)
+		}
 		if err != nil {
 			return fmt.Errorf("reading entry %d of the log: %w", i, err)
 		}
@@ -79,27 +81,6 @@ func (h *Home) eachLogged(ctx context.Context, predicates []string, fn func(veri
 		}
 		return fn(v)
 	})
-}
-
-// said is the statement that a log entry is about: its bytes were kept before it
-// was logged.
-func (h *Home) said(ctx context.Context, d hallmark.Digest) (intoto.Statement, error) {
-	pae, err := h.stores.blobs.Get(ctx, d)
-	if err != nil {
-		return intoto.Statement{}, fmt.Errorf("reading a statement: %w", err)
-	}
-	head := intoto.PAE(intoto.PayloadType, nil) // ends in the length of nothing
-	head = head[:len(head)-len("0 ")]
-	if len(pae) < len(head) || string(pae[:len(head)]) != string(head) {
-		return intoto.Statement{}, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "%s is no statement", d)
-	}
-	rest := pae[len(head):]
-	i := slices.Index(rest, ' ')
-	var st intoto.Statement
-	if err := json.Unmarshal(rest[i+1:], &st); err != nil {
-		return st, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "%s is no statement: %w", d, err)
-	}
-	return st, nil
 }
 
 // keptBundles finds the bundles among the blobs, as making the index anew does.

@@ -7,9 +7,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/hallmark-sc/hallmark"
@@ -33,6 +35,9 @@ type Home struct {
 	document    policy.Document
 	params      policy.Parameters
 	stores      *stores
+	own         string        // where memory and index lie; "" is in the home
+	remote      *remoteSigner // signs for a home that was opened without its keys
+	journal     journal       // of the log; read when it is first asked
 }
 
 // OpenHome opens a home with its keys; a nil passphrase opens unencrypted keys
@@ -91,6 +96,13 @@ func openRoots(home string) (*Home, error) {
 	return h, nil
 }
 
+func (h *Home) memoryDir() string {
+	if h.own != "" {
+		return filepath.Join(h.own, "seen")
+	}
+	return h.Memory()
+}
+
 func (h *Home) read() error {
 	var err error
 	for _, f := range []struct {
@@ -110,7 +122,7 @@ func (h *Home) read() error {
 	if err := json.Unmarshal(b, &h.id); err != nil {
 		return hallmark.Errorf(hallmark.KindInvalid, "reading %s: %w", h.Identity(), err)
 	}
-	if h.memory, err = verify.NewFileMemory(h.Memory()); err != nil {
+	if h.memory, err = verify.NewFileMemory(h.memoryDir()); err != nil {
 		return fmt.Errorf("opening the memory of checkpoints: %w", err)
 	}
 	h.verifier, err = verify.New(verify.Config{Roots: h.rootsJSON, Pin: hallmark.DigestOf(h.rootsJSON), TrustedRoot: h.trustedJSON, Memory: h.memory})
@@ -202,7 +214,7 @@ func (h *Home) Close() error {
 	if h.stores == nil {
 		return nil
 	}
-	return h.stores.close()
+	return errors.Join(h.stores.close(), giveHomeBack(h.Layout))
 }
 
 // lines splits a file of one JSON object a line.

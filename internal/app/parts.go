@@ -4,6 +4,7 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,9 +14,13 @@ import (
 	"syscall"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/build"
+	"github.com/hallmark-sc/hallmark/internal/dockerfile"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
+	"github.com/hallmark-sc/hallmark/internal/image"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
 	"github.com/hallmark-sc/hallmark/internal/trace"
@@ -131,6 +136,36 @@ type BuildParts struct {
 	// what they were given in what they print.
 	Secrets func(p *build.Pipeline, ref string, refs []string) []hallmark.Reason
 	Mask    func(out io.Writer, secrets map[string][]byte) build.Masker
+	// Images are the parts that make images of Dockerfiles.
+	Images ImageParts
+}
+
+// ImageParts are what Dockerfiles are built with.
+type ImageParts struct {
+	// Parse finds stages and images, Evaluate judges every instruction of a stage
+	// over the configuration of its base.
+	Parse    func(dockerfile.Config) (*dockerfile.Plan, error)
+	Evaluate func(p *dockerfile.Plan, stage int, base v1.Config) (dockerfile.Result, error)
+	// Open finds an image of the home by its digest.
+	Open func(image.Blobs, hallmark.Digest, image.Platform) (*image.Image, error)
+	// Written judges what a RUN wrote over a tree, Copied says what a COPY lays
+	// over it.
+	Written func(context.Context, *image.Tree, image.Written) ([]image.Change, error)
+	Copied  func(*image.Tree, image.CopyRequest) ([]image.Change, error)
+}
+
+func imageParts() ImageParts {
+	return ImageParts{
+		Parse: dockerfile.Parse, Evaluate: (*dockerfile.Plan).Evaluate, Open: image.Open,
+		Written: func(ctx context.Context, t *image.Tree, w image.Written) ([]image.Change, error) {
+			return t.Changes(ctx, w, image.Limits{})
+		},
+		Copied: (*image.Tree).Copy,
+	}
+}
+
+func (p ImageParts) whole() bool {
+	return p.Parse != nil && p.Evaluate != nil && p.Open != nil && p.Written != nil && p.Copied != nil
 }
 
 func buildParts(r *room, h *Home) BuildParts {
@@ -138,7 +173,7 @@ func buildParts(r *room, h *Home) BuildParts {
 		Permit: h.permit,
 		Engine: func(p BuildPlace) build.Engine { return &engine{room: r, place: p} },
 		Watch:  watchSource, Collect: build.Collect, Regenerated: build.Regenerated, SourceArchive: build.SourceArchive, Authorize: build.Authorize, Explain: build.Origins.Explain,
-		Secrets: build.JudgeSecrets, Mask: build.NewMask,
+		Secrets: build.JudgeSecrets, Mask: build.NewMask, Images: imageParts(),
 	}
 }
 
@@ -152,7 +187,7 @@ func ComposeBuilder(b pipeline.Builder, change func(*BuildParts)) (pipeline.Buil
 	}
 	made := *old
 	change(&made.parts)
-	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Explain == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil {
+	if made.parts.Engine == nil || made.parts.Watch == nil || made.parts.Collect == nil || made.parts.Regenerated == nil || made.parts.SourceArchive == nil || made.parts.Authorize == nil || made.parts.Explain == nil || made.parts.Permit == nil || made.parts.Secrets == nil || made.parts.Mask == nil || !made.parts.Images.whole() {
 		return nil, hallmark.Errorf(hallmark.KindInternal, "composing a builder: a part is missing")
 	}
 	return &made, nil

@@ -24,6 +24,9 @@ func (g *sourceGate) Record(ctx context.Context, p *gitgate.Push, updates []sour
 	if len(fresh) == 0 {
 		return nil
 	}
+	if c.upstream != nil {
+		return hallmark.Errorf(hallmark.KindInternal, "%s was not forwarded", fresh[0].Ref)
+	}
 	g.settle(p, c)
 	for _, u := range fresh {
 		unlock, err := g.s.locks.lock(ctx, p.Repository, u.Ref)
@@ -64,7 +67,7 @@ func (g *sourceGate) record(ctx context.Context, p *gitgate.Push, c *considered,
 	if t.Controls, err = g.s.controls(ctx, p.Repository, c.rule[u.Ref], t, false); err != nil {
 		return err
 	}
-	t.Obligations = []string{"build"}
+	t.Obligations = obliges(c.rule[u.Ref], t)
 	statement, err := g.s.transit(ctx, t, c.rule[u.Ref])
 	if statement != "" { // logged, whatever came after it
 		c.done[u.Ref] = statement

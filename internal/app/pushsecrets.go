@@ -61,7 +61,7 @@ func pushedSecrets(rec hallmark.CheckRecord, found []hallmark.Finding, places ma
 		}
 		out = append(out, hallmark.Reason{Code: hallmark.CodeSecretFound, Check: "secrets",
 			Message: fmt.Sprintf("%s (%s) in %s, line %d (object %s)", f.Message, f.Rule, where(places, f.Object), f.Line, f.Object),
-			Fix:     "revoke it, take it out of every commit that has it (git rebase -i, or git filter-repo), and push again"})
+			Fix:     "revoke it, take it out of every commit that has it (git rebase -i, or git filter-repo), and push again: docs/remediation.md"})
 	}
 	return out
 }

@@ -64,8 +64,9 @@ func Repositories(home string) (names, uris []string, err error) {
 }
 
 // CreateRepository makes an empty repository, whose making is logged before it
-// can be seen.
-func CreateRepository(ctx context.Context, home, name, branch string, pass []byte) (uri string, err error) {
+// can be seen. One with an upstream forwards there what it lets through; the
+// upstream must be empty as well.
+func CreateRepository(ctx context.Context, home, name, branch string, upstream UpstreamConfig, pass []byte) (uri string, err error) {
 	if err := gitgate.CheckName(name); err != nil {
 		return "", err
 	}
@@ -94,15 +95,26 @@ func CreateRepository(ctx context.Context, home, name, branch string, pass []byt
 		return "", err
 	}
 	uri = h.repositoryURI(name)
+	details := map[string]string{"branch": branch}
+	forward, err := h.prepareUpstream(ctx, made, name, upstream, nil)
+	if err != nil {
+		return "", err
+	}
+	if upstream.URL != "" {
+		details["upstream"] = upstream.URL
+	}
 	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
 	defer signer.close()
 	st, err := attest.AccessRecord(intoto.AccessRecord{
-		Action: "repository.create", Actor: operator(), Resource: uri, Effect: hallmark.Allow, On: now(), Policy: h.policy.Digest(), Details: map[string]string{"branch": branch},
+		Action: "repository.create", Actor: operator(), Resource: uri, Effect: hallmark.Allow, On: now(), Policy: h.policy.Digest(), Details: details,
 	})
 	if err != nil {
 		return "", err
 	}
 	if _, err := signer.sign(ctx, sign.Gate, st, nil); err != nil {
+		return "", err
+	}
+	if err := forward(); err != nil {
 		return "", err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {

@@ -130,7 +130,7 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	pc = pipeline.Config{
 		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), ImageScanner: imageScanner{sc, h.stores.blobs}, Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room, h), given: gifts, order: order{requester: localRequester(), parameters: cfg.Parameters}},
 		Documents: documents{}, Signer: signer, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
-		Saves: sealedSaves{h.stores.index, h.keys.Seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
+		Saves: sealedSaves{h.stores.index, h.seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},
 		TrustedRoot: h.trustedJSON, Roots: h.rootsJSON, VerifierID: h.id.verifierID(), WorkDir: work, DepsDir: h.Deps(),
 		ReuseMaxAge: h.params.ReuseMaxAge, Clock: now, Progress: cfg.Progress,

@@ -46,7 +46,7 @@ type Server struct {
 	home   *Home
 	file   ServerFile
 	log    *slog.Logger
-	signer *sharedSigner
+	signer statementSigner
 	git    *gitgate.Server
 	tool   hallmark.Tool
 	room   *room
@@ -56,6 +56,8 @@ type Server struct {
 	parts  GateParts
 
 	counters counters
+	refusals refusals
+	alerts   *alerter
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
@@ -88,6 +90,9 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
+	if err := s.configured(ctx); err != nil {
+		return err
+	}
 	cert, authority, err := s.certificate()
 	if err != nil {
 		return err
@@ -97,6 +102,11 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if err != nil {
 		return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "listening on %s: %w", cfg.Config.Listen, err), "name another address: listen in the configuration, or --listen")
 	}
+	stopMetrics, err := s.serveMetrics(ctx)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer stopMetrics()
 	srv := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
@@ -106,7 +116,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	s.spare.prepare()
 	url := "https://" + l.Addr().String()
-	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin())
+	cfg.Log.Info("serving", "url", url, "policy", s.rules().policy, "origin", s.home.id.origin(), "builder", s.builderID())
 	if cfg.Ready != nil {
 		cfg.Ready(url, authority)
 	}
@@ -126,13 +136,16 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 }
 
 func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
-	h, err := OpenHome(cfg.Home, cfg.Passphrase)
+	h, leave, err := openServed(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	s := &Server{home: h, file: cfg.Config, log: cfg.Log, parts: cfg.Parts, oidc: identity.NewOIDC(nil, now)}
-	s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
-	var lock *os.File
+	h.journal.hides = cfg.Parts.Hides
+	if s.signer = h.remote; h.remote == nil {
+		s.signer = &sharedSigner{make: func() *logSigner { return newSigner(h.Layout, h.id, h.keys, h.stores) }}
+	}
+	var lock, alone *os.File
 	done := func() {
 		if s.spool != nil {
 			if err := s.spool.close(context.WithoutCancel(ctx)); err != nil {
@@ -140,6 +153,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 		}
 		s.signer.end()
+		if s.alerts != nil {
+			s.alerts.close()
+		}
 		if s.spare != nil {
 			s.spare.close()
 		}
@@ -149,9 +165,16 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			}
 			lock.Close()
 		}
+		leave()
 		h.Close()
+		if alone != nil {
+			alone.Close()
+		}
 	}
 	err = func() error {
+		if alone, err = h.alone(); err != nil {
+			return err
+		}
 		if !h.mayGate() {
 			return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "the roots of %s are older than the gates: they name no identity %q", h.Home, gateName), "make a new home: hallmark init --home DIR")
 		}
@@ -159,6 +182,9 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 			return err
 		}
 		if s.tool, err = Tool(); err != nil {
+			return err
+		}
+		if s.alerts, err = newAlerter(cfg.Config.Alerts, h.id.origin(), cfg.Log); err != nil {
 			return err
 		}
 		if s.key, err = os.ReadFile(h.Fingerprints()); err != nil || len(s.key) != 32 {
@@ -179,7 +205,12 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		if s.spool, err = openSpool(h.Spool(), s.sealFetches); err != nil {
 			return err
 		}
-		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush()})
+		s.git, err = gitgate.New(gitgate.Config{Dir: h.Repositories(), WorkDir: s.work, Gate: &sourceGate{s}, Log: cfg.Log, MaxPush: cfg.Config.maxPush(),
+			Pushes: cfg.Config.Limits.Pushes, PushesEach: cfg.Config.Limits.PushesEach, Patience: cfg.Config.patience(),
+			Busy: func(gitgate.Caller, string) {
+				s.counters.count("push", hallmark.Decision{Effect: hallmark.Deny, Reasons: []hallmark.Reason{{Code: hallmark.CodePushBusy}}}, nil)
+			},
+		})
 		return err
 	}()
 	if err != nil {
@@ -246,6 +277,9 @@ func (s *Server) reload() error {
 	}
 	if s.parts.Document == nil {
 		if err := s.home.readPolicy(); err != nil {
+			return err
+		}
+		if err := s.home.settlePolicyFile(context.Background(), s.log); err != nil {
 			return err
 		}
 	}

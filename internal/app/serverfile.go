@@ -35,10 +35,13 @@ import (
 // ServerFile is the configuration of hallmark serve. It holds nothing that
 // decides: who may do what stands in the signed policy.
 type ServerFile struct {
-	Listen  string      `yaml:"listen"` // address and port
-	Names   []string    `yaml:"names"`  // DNS names and addresses that clients use
-	TLS     ServerTLS   `yaml:"tls"`
-	Limits  ServerLimit `yaml:"limits"`
+	Listen  string        `yaml:"listen"`  // address and port
+	Metrics string        `yaml:"metrics"` // address and port of this machine, or none
+	Names   []string      `yaml:"names"`   // DNS names and addresses that clients use
+	TLS     ServerTLS     `yaml:"tls"`
+	Limits  ServerLimit   `yaml:"limits"`
+	Alerts  []ServerAlert `yaml:"alerts"`
+	Signer  ServerSigner  `yaml:"signer"`
 	maximum int64
 }
 
@@ -51,12 +54,15 @@ type ServerTLS struct {
 
 // ServerLimit bounds what a client may ask of the server.
 type ServerLimit struct {
-	Push string `yaml:"push"` // size of one push, such as 1GiB
+	Push       string `yaml:"push"`       // size of one push, such as 1GiB
+	Pushes     int    `yaml:"pushes"`     // that are judged at the same time
+	PushesEach int    `yaml:"pushesEach"` // of one principal
+	Wait       string `yaml:"wait"`       // for a turn, such as 30s
 }
 
 // DefaultServerFile is what holds where the configuration says nothing.
 func DefaultServerFile() ServerFile {
-	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Limits: ServerLimit{Push: "1GiB"}, maximum: 1 << 30}
+	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Metrics: "none", Limits: ServerLimit{Push: "1GiB", Pushes: 16, PushesEach: 4, Wait: "1m"}, maximum: 1 << 30}
 }
 
 //go:embed serve.schema.json
@@ -92,12 +98,15 @@ func ReadServerFile(path string) (ServerFile, error) {
 	}), hint)
 }
 
-var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "")
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "", " in type app.ServerSigner", "")
 
 // lineOf is where a field stands, or what it would stand in.
 func lineOf(n *yaml.Node, field []string) int {
 	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
 		return lineOf(n.Content[0], field)
+	}
+	if i, err := strconv.Atoi(append(field, "")[0]); n.Kind == yaml.SequenceNode && err == nil && i >= 0 && i < len(n.Content) {
+		return lineOf(n.Content[i], field[1:])
 	}
 	if n.Kind == yaml.MappingNode && len(field) > 0 {
 		for i := 0; i+1 < len(n.Content); i += 2 {
@@ -127,6 +136,26 @@ func (f *ServerFile) check(where func(field string) string) error {
 	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
 		return bad("tls", "want certificate and key, or neither")
 	}
+	if host, _, err := net.SplitHostPort(f.Metrics); f.Metrics != "none" && (err != nil || !net.ParseIP(host).IsLoopback()) {
+		return bad("metrics", "%.80q: want none, or ADDRESS:PORT with an address of this machine alone, such as 127.0.0.1:9100", f.Metrics)
+	}
+	if f.Limits.Pushes < 1 || f.Limits.Pushes > maxPushes {
+		return bad("limits.pushes", "%d: want 1 to %d", f.Limits.Pushes, maxPushes)
+	}
+	if f.Limits.PushesEach < 1 || f.Limits.PushesEach > f.Limits.Pushes {
+		return bad("limits.pushesEach", "%d: want 1 to limits.pushes, which is %d", f.Limits.PushesEach, f.Limits.Pushes)
+	}
+	if d, err := time.ParseDuration(f.Limits.Wait); err != nil || d <= 0 || d > maxWait {
+		return bad("limits.wait", "%.40q: want a duration up to %s, such as 30s", f.Limits.Wait, maxWait)
+	}
+	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
+		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")
+	}
+	for i, a := range f.Alerts {
+		if field, why := checkAlert(a); why != "" {
+			return bad(fmt.Sprintf("alerts.%d.%s", i, field), "%s", why)
+		}
+	}
 	for suffix, unit := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
 		n, err := strconv.ParseInt(strings.TrimSuffix(f.Limits.Push, suffix), 10, 64)
 		if err == nil && n > 0 && n < 10_000_000 && strconv.FormatInt(n, 10)+suffix == f.Limits.Push {
@@ -135,6 +164,21 @@ func (f *ServerFile) check(where func(field string) string) error {
 		}
 	}
 	return bad("limits.push", "%.40q: want a size such as 500MiB or 1GiB", f.Limits.Push)
+}
+
+// What a configuration may ask for at most.
+const (
+	maxPushes = 1000
+	maxWait   = 10 * time.Minute
+)
+
+// patience is how long a push waits for its turn.
+func (f ServerFile) patience() time.Duration {
+	d, err := time.ParseDuration(f.Limits.Wait)
+	if err != nil {
+		return 0 // check refused it
+	}
+	return d
 }
 
 func (f ServerFile) maxPush() int64 { return f.maximum }

@@ -20,7 +20,7 @@ import (
 // reference, the next one may have logged its own transition and not moved yet.
 func TestSettleLeavesOthersAlone(t *testing.T) {
 	l := newLab(t)
-	if _, err := CreateRepository(t.Context(), l.home, "app", "main", nil); err != nil {
+	if _, err := CreateRepository(t.Context(), l.home, "app", "main", UpstreamConfig{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	s, done, err := newServer(t.Context(), ServeConfig{Home: l.home, Config: DefaultServerFile(), Log: slog.New(slog.DiscardHandler)})

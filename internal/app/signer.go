@@ -13,6 +13,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/blob"
+	"github.com/hallmark-sc/hallmark/internal/durable"
 	"github.com/hallmark-sc/hallmark/internal/pipeline"
 	"github.com/hallmark-sc/hallmark/internal/sign"
 	"github.com/hallmark-sc/hallmark/internal/sqlstore"
@@ -29,7 +30,7 @@ type stores struct {
 }
 
 func openStores(l Layout) (*stores, error) {
-	blobs, err := blob.New(blob.Config{Dir: l.Blobs()})
+	blobs, err := blob.New(blob.Config{Dir: l.Blobs(), Disk: durable.Disk{Inherit: true}})
 	if err != nil {
 		return nil, fmt.Errorf("opening blobs: %w", err)
 	}
@@ -54,6 +55,7 @@ type logSigner struct {
 	// set before the first statement, where the home has none of its own.
 	policyKey  *sign.PolicyKey
 	policyName string
+	memory     string // directory of the checkpoints seen
 
 	once   sync.Once
 	log    *translog.Log
@@ -62,7 +64,7 @@ type logSigner struct {
 }
 
 func newSigner(l Layout, id identityFile, keys *sign.Keyring, st *stores) *logSigner {
-	return &logSigner{layout: l, id: id, keys: keys, stores: st}
+	return &logSigner{layout: l, id: id, keys: keys, stores: st, memory: l.Memory()}
 }
 
 func (s *logSigner) open(ctx context.Context) error {
@@ -76,7 +78,7 @@ func (s *logSigner) open(ctx context.Context) error {
 			s.err = err
 			return
 		}
-		known, err := knownHead(s.layout, s.id)
+		known, err := headSeen(s.memory, s.id)
 		if err != nil {
 			s.err = err
 			return
@@ -84,6 +86,7 @@ func (s *logSigner) open(ctx context.Context) error {
 		s.log, s.err = translog.Open(ctx, translog.Config{
 			Dir: s.layout.Log(), Origin: s.id.origin(), Signer: checkpoint, PublicKey: s.keys.Checkpoint().Key,
 			Guard: translog.NewFileGuard(guardPath(s.layout, s.id)), Index: s.stores.index, Known: known,
+			Settle: func() error { return giveLogBack(s.layout) },
 		})
 		if s.err != nil {
 			return
@@ -101,8 +104,10 @@ func guardPath(l Layout, id identityFile) string {
 
 // knownHead is the largest checkpoint that the home saw in a bundle it verified.
 // Opening a home verifies its policy's bundle, so a home that was made knows one.
-func knownHead(l Layout, id identityFile) (translog.Head, error) {
-	memory, err := verify.NewFileMemory(l.Memory())
+func knownHead(l Layout, id identityFile) (translog.Head, error) { return headSeen(l.Memory(), id) }
+
+func headSeen(dir string, id identityFile) (translog.Head, error) {
+	memory, err := verify.NewFileMemory(dir)
 	if err != nil {
 		return translog.Head{}, fmt.Errorf("opening the memory of checkpoints: %w", err)
 	}

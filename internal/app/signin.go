@@ -155,6 +155,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out, err := s.signedIn(r.Context(), a)
+	s.refusedCredential(r.Context(), r, "", err)
 	s.answer(w, out, err)
 }
 
@@ -227,8 +228,8 @@ func (h *Home) issue(ctx context.Context, signs signFunc, policy hallmark.Digest
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.health)
-	mux.HandleFunc("GET /metrics", s.metrics)
 	s.changeRoutes(mux)
+	mux.HandleFunc("GET /api/v1/evidence", s.evidence)
 	mux.HandleFunc("POST /api/v1/challenge", s.slowly(s.challenge))
 	mux.HandleFunc("POST /api/v1/sign-in", s.slowly(s.signIn))
 	mux.HandleFunc("GET /api/v1/issuers", s.issuers)

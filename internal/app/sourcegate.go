@@ -37,6 +37,7 @@ type verdictOf = source.Verdict
 func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate.Caller, error) {
 	t, err := g.s.token(ctx, r)
 	if err != nil {
+		g.s.refusedCredential(ctx, r, t.ID, err)
 		return gitgate.Caller{}, err
 	}
 	return gitgate.Caller{Principal: hallmark.Principal{Name: t.Principal, Key: t.ID, Method: t.Method}, Token: t}, nil
@@ -44,6 +45,11 @@ func (g *sourceGate) Authenticate(ctx context.Context, r *http.Request) (gitgate
 
 // may asks both the principal's grants and the limits of the token.
 func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repository, ref string) access.Ruling {
+	return g.mayDo(r, who, access.Request{Permission: p, Repository: repository, Ref: ref})
+}
+
+func (g *sourceGate) mayDo(r *rules, who gitgate.Caller, req access.Request) access.Ruling {
+	p, repository := req.Permission, req.Repository
 	t, ok := who.Token.(access.Token)
 	if !ok || !t.Covers(p, repository) {
 		reason := hallmark.Reason{Code: hallmark.CodeAccessScope, Check: "access",
@@ -52,7 +58,8 @@ func (g *sourceGate) may(r *rules, who gitgate.Caller, p access.Permission, repo
 			return access.Ruling{Reason: reason}
 		}
 	}
-	ruling := r.book.Rule(access.Request{Principal: who.Name, Permission: p, Repository: repository, Ref: ref, At: now()})
+	req.Principal, req.At = who.Name, now()
+	ruling := r.book.Rule(req)
 	ruling.Allowed = ruling.Allowed || g.s.parts.ignores(ruling.Reason)
 	return ruling
 }
@@ -72,6 +79,9 @@ func (g *sourceGate) Fetch(ctx context.Context, who gitgate.Caller, repository s
 		return d, nil
 	}
 	g.s.counters.count("fetch", d, nil)
+	if !d.Allowed() {
+		g.s.alerts.denied("fetch", who.Name, repository, "", d.Reasons)
+	}
 	err = g.s.spool.add(ctx, fetchRecord{
 		Principal: who.Name, Token: who.Key, Method: who.Method, Repository: repository, Effect: d.Effect, Grant: ruling.Grant, Code: ruling.Reason.Code, Policy: r.policy, On: now(),
 	})
@@ -94,6 +104,8 @@ type considered struct {
 	done   map[string]hallmark.Digest // statements recorded, by ref
 	locked []lockedRef                // of the transaction under way
 	held   bool                       // it waits for maintainers
+	// upstream is where the repository is forwarded to; nil is nowhere.
+	upstream *gitcli.Upstream
 }
 
 type lockedRef struct {
@@ -105,6 +117,13 @@ type lockedRef struct {
 func (g *sourceGate) Consider(ctx context.Context, p *gitgate.Push, say func(string)) (hallmark.Decision, error) {
 	d, err := g.consider(ctx, p, say)
 	g.s.counters.count("push", d, err)
+	if err == nil && !d.Allowed() {
+		ref := ""
+		if len(p.Updates) > 0 {
+			ref = p.Updates[0].Ref
+		}
+		g.s.alerts.denied("push", p.Caller.Name, p.Repository, ref, d.Reasons)
+	}
 	return d, err
 }
 
@@ -115,6 +134,9 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 	}
 	c := &considered{rules: r, uri: g.s.uri(p.Repository), grants: map[string]string{}, rule: map[string]access.RefRule{}, last: map[string]lastTransition{}, on: now(), done: map[string]hallmark.Digest{}}
 	p.State = c
+	if c.upstream, err = g.s.home.upstream(p.Repository); err != nil {
+		return hallmark.Decision{}, err
+	}
 	in, err := gitcli.NewIncoming(p.Dir, p.Quarantine)
 	if err != nil {
 		return hallmark.Decision{}, err
@@ -138,6 +160,9 @@ func (g *sourceGate) consider(ctx context.Context, p *gitgate.Push, say func(str
 			}
 			if c.held {
 				return g.hold(ctx, p, c, in)
+			}
+			if c.upstream != nil {
+				return g.forward(ctx, p, c, in, say)
 			}
 			return hallmark.Decision{Effect: hallmark.Allow}, nil
 		},
@@ -197,6 +222,16 @@ func (g *sourceGate) authorize(ctx context.Context, p *gitgate.Push, c *consider
 		last, err := g.s.home.lastTransition(ctx, c.uri, u.Ref)
 		if err != nil {
 			return nil, err
+		}
+		if c.upstream != nil && !at(last, u.Old) {
+			var why *hallmark.Reason
+			if last, why, err = g.s.catchUp(ctx, p.Repository, u.Ref); err != nil {
+				return nil, err
+			}
+			if why != nil {
+				out = append(out, *why)
+				continue
+			}
 		}
 		c.last[u.Ref] = last
 		rule, ok := c.rules.book.Protection(p.Repository, u.Ref)
@@ -381,6 +416,11 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 	}
 	c.facts = facts
 	out = append(out, facts.Reasons...)
+	reasons, err := g.paths(ctx, p, c, in)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, reasons...)
 	for ref, tip := range facts.Tips {
 		if c.held { // its checks are asked for when it lands
 			break
@@ -424,11 +464,17 @@ func (g *sourceGate) judged(ctx context.Context, dir, uri string, heads map[stri
 			continue
 		}
 		looked++
-		last, err := g.s.home.lastTransition(ctx, uri, name)
+		l, last, ok, err := g.s.home.lastLogged(ctx, uri, name)
 		if err != nil {
 			return nil, err
 		}
-		if last.New == heads[name] {
+		if !ok || last.New != heads[name] {
+			continue
+		}
+		if ok, err = g.s.home.kept(ctx, l); err != nil {
+			return nil, err
+		}
+		if ok {
 			out = append(out, heads[name])
 		}
 	}
@@ -476,6 +522,12 @@ func (c *considered) transition(p *gitgate.Push, u source.Update) intoto.RefTran
 	t := intoto.RefTransition{
 		Repository: c.uri, Ref: u.Ref, Old: u.Old, New: u.New, Actor: p.Caller.Principal, Grant: c.grants[u.Ref], On: c.on,
 		Policy: c.rules.policy, Rule: c.rule[u.Ref].Name, Previous: c.last[u.Ref].Statement, Checks: c.checks,
+	}
+	if tip := c.facts.Tips[u.Ref]; tip != u.New {
+		t.Commit = tip
+	}
+	if c.upstream != nil {
+		t.Upstream = c.upstream.URL
 	}
 	for _, pc := range c.facts.Commits {
 		t.Commits = append(t.Commits, intoto.RefCommit(pc))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
+	"github.com/hallmark-sc/hallmark/internal/ledger"
 	"github.com/hallmark-sc/hallmark/intoto"
 	"github.com/hallmark-sc/hallmark/verify"
 )
@@ -22,19 +23,25 @@ type RefDifference struct {
 	Logged string        `json:"log"` // zeros: the log knows none
 	Code   hallmark.Code `json:"code"`
 	Detail string        `json:"detail"`
+	// Where is the URL of the upstream that differs; absent for the repository itself.
+	Where string `json:"where,omitempty"`
 }
 
 // SourceState is what comparing a repository with the log found.
 type SourceState struct {
-	Repository  string          `json:"repository"` // URI
-	Refs        int             `json:"refs"`       // compared
+	Repository  string          `json:"repository"`         // URI
+	Upstream    string          `json:"upstream,omitempty"` // URL of the one that was compared as well
+	Refs        int             `json:"refs"`               // compared
 	Transitions int             `json:"transitions"`
 	Differences []RefDifference `json:"differences"`
+	// Unmet is what the transitions oblige to and is not there.
+	Unmet []ledger.Obligation `json:"unmet"`
 }
 
-// VerifySource compares the references of a clone, an upstream's mirror or a
-// repository of the home with what the log says of the repository of that name.
-// Every transition is verified, and that each follows from the one before.
+// VerifySource compares the references of a clone, a repository at a URL or one of
+// the home, and then those of its upstream too, with what the log says of the
+// repository of that name. Every transition is verified, and that each follows from
+// the one before.
 func VerifySource(ctx context.Context, home, name, path string) (SourceState, error) {
 	h, err := readHome(home)
 	if err != nil {
@@ -42,20 +49,65 @@ func VerifySource(ctx context.Context, home, name, path string) (SourceState, er
 	}
 	defer h.Close()
 	out := SourceState{Repository: h.repositoryURI(name), Differences: []RefDifference{}}
-	if path == "" {
-		path = h.path("repositories", name+".git")
-	}
-	is, err := gitcli.Heads(ctx, path)
-	if err != nil {
-		return out, err
-	}
 	logged, broken, err := h.transitions(ctx, out.Repository)
 	if err != nil {
 		return out, err
 	}
 	out.Differences = append(out.Differences, broken...)
-	for ref, chain := range logged {
+	for _, chain := range logged {
 		out.Transitions += len(chain)
+	}
+	up, err := h.upstream(name)
+	if err != nil {
+		return out, err
+	}
+	if strings.Contains(path, "://") {
+		if err := gitcli.CheckURL(path); err != nil {
+			return out, err
+		}
+		if up == nil || up.URL != path { // the credential goes nowhere else
+			up = &gitcli.Upstream{URL: path}
+		}
+	} else {
+		if path == "" {
+			path = h.path("repositories", name+".git")
+		} else {
+			up = nil
+		}
+		is, err := gitcli.Heads(ctx, path)
+		if err != nil {
+			return out, err
+		}
+		out.compare("", is, logged)
+	}
+	if up != nil {
+		is, err := up.Refs(ctx)
+		if err != nil {
+			return out, err
+		}
+		out.Upstream = up.URL
+		out.compare(up.URL, is, logged)
+	}
+	// Where bytes of the log are gone, nobody can say what is owed: eachLogged has
+	// said so before.
+	owed, err := h.obligations(ctx, out.Repository, now())
+	if err != nil {
+		return out, err
+	}
+	out.Unmet = append([]ledger.Obligation{}, ledger.Unmet(owed, "")...)
+	slices.SortFunc(out.Differences, func(a, b RefDifference) int {
+		return strings.Compare(a.Where+a.Ref+a.Detail, b.Where+b.Ref+b.Detail)
+	})
+	return out, nil
+}
+
+// compare adds what differs at one place.
+func (out *SourceState) compare(where string, is map[string]string, logged map[string][]intoto.RefTransition) {
+	code := hallmark.CodeRefOutsideLog
+	if where != "" {
+		code = hallmark.CodeUpstreamMoved
+	}
+	for ref, chain := range logged {
 		last := chain[len(chain)-1].New
 		at, ok := is[ref]
 		if !ok {
@@ -65,7 +117,7 @@ func VerifySource(ctx context.Context, home, name, path string) (SourceState, er
 		if at == last || strings.Trim(at+last, "0") == "" {
 			continue
 		}
-		d := RefDifference{Ref: ref, Is: at, Logged: last, Code: hallmark.CodeRefOutsideLog, Detail: "it was moved outside of the gate"}
+		d := RefDifference{Ref: ref, Is: at, Logged: last, Code: code, Where: where, Detail: "it was moved outside of the gate"}
 		switch {
 		case !ok:
 			d.Detail = "it is gone, and the gate deleted nothing"
@@ -77,11 +129,9 @@ func VerifySource(ctx context.Context, home, name, path string) (SourceState, er
 	for ref, at := range is {
 		if _, ok := logged[ref]; !ok {
 			out.Refs++
-			out.Differences = append(out.Differences, RefDifference{Ref: ref, Is: at, Logged: zeros, Code: hallmark.CodeRefOutsideLog, Detail: "it never passed the gate"})
+			out.Differences = append(out.Differences, RefDifference{Ref: ref, Is: at, Logged: zeros, Code: code, Where: where, Detail: "it never passed the gate"})
 		}
 	}
-	slices.SortFunc(out.Differences, func(a, b RefDifference) int { return strings.Compare(a.Ref+a.Detail, b.Ref+b.Detail) })
-	return out, nil
 }
 
 const zeros = "0000000000000000000000000000000000000000"

@@ -24,9 +24,13 @@ import (
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
-// fetchRecord is one reading of a repository, or a refusal.
+// fetchRecord is one reading of a repository, or a refusal of that or of a
+// credential.
 type fetchRecord struct {
-	Number     uint64          `json:"number"` // a gap is a finding
+	Number     uint64          `json:"number"`            // a gap is a finding
+	What       string          `json:"what,omitempty"`    // credentialRefused, or "" of a fetch
+	Address    string          `json:"address,omitempty"` // where a refused credential came from
+	LeftOut    int             `json:"leftOut,omitempty"` // others of it before this one
 	Principal  string          `json:"principal"`
 	Token      string          `json:"token"`
 	Method     string          `json:"method"`

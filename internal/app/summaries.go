@@ -5,6 +5,7 @@ package app
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -31,6 +32,9 @@ func (s *summaries) add(bundle hallmark.Digest, st verify.Statement) error {
 		v, err := intoto.DecodePredicate[intoto.VSA](st.Statement())
 		if err != nil {
 			return err
+		}
+		if strings.HasPrefix(v.ResourceURI, "git+") {
+			return nil // of a revision that a reference shows: no verdict on what was built
 		}
 		s.list = append(s.list, summary{digest: st.Digest(), at: st.SignedAt(), inputs: v.InputAttestations})
 	case intoto.PredicateSCAI:

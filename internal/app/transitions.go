@@ -15,7 +15,6 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/attest"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
 	"github.com/hallmark-sc/hallmark/internal/sign"
-	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -28,76 +27,62 @@ type lastTransition struct {
 	Void      bool
 }
 
-// lastTransition reads what the log says of a reference. The index tells where to
-// look; each statement is verified again.
+// lastTransition reads what the log says of a reference: the last transition of it
+// in the log's order, which is that of its chain, and which must be kept as
+// evidence.
 func (h *Home) lastTransition(ctx context.Context, uri, ref string) (lastTransition, error) {
-	rows, err := h.stores.index.Statements(ctx, "sha256:"+intoto.SubjectOfRef(uri, ref).Digest["sha256"])
-	if err != nil {
+	l, t, ok, err := h.lastLogged(ctx, uri, ref)
+	if err != nil || !ok {
 		return lastTransition{}, err
 	}
-	var chain []sqlstore.Row
-	for _, row := range rows {
-		if row.Predicate == intoto.PredicateTransition {
-			chain = append(chain, row)
-		}
+	if err := h.evidence(ctx, l); err != nil {
+		return lastTransition{}, err
 	}
-	if len(chain) == 0 {
-		return lastTransition{}, nil
-	}
-	// The index orders by the timestamp, which counts seconds: among the newest,
-	// the last is the one that no other follows.
-	newest := map[hallmark.Digest]intoto.RefTransition{}
-	for i := len(chain) - 1; i >= 0 && chain[i].At.Equal(chain[len(chain)-1].At); i-- {
-		if newest[chain[i].Statement], err = h.transitionOf(ctx, uri, ref, chain[i]); err != nil {
-			return lastTransition{}, err
+	out := lastTransition{Statement: l.digest, New: t.New, Old: t.Old, Void: t.Void}
+	for {
+		if strings.Trim(t.New, "0") != "" {
+			out.Ever = t.New
+			return out, nil
 		}
-	}
-	followed := map[hallmark.Digest]bool{}
-	for _, t := range newest {
-		followed[t.Previous] = true
-	}
-	var out lastTransition
-	var at intoto.RefTransition
-	for statement, t := range newest {
-		if followed[statement] {
-			continue
+		if t.Previous == "" {
+			return out, nil
 		}
-		if out.Statement != "" {
-			return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "two transitions of %s are the last", ref)
+		before, ok, err := h.loggedAs(ctx, t.Previous)
+		if err != nil {
+			return out, err
 		}
-		out, at = lastTransition{Statement: statement, New: t.New, Old: t.Old, Void: t.Void}, t
-	}
-	if out.Statement == "" {
-		return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "no transition of %s is the last", ref)
-	}
-	for range chain {
-		if strings.Trim(at.New, "0") != "" {
-			out.Ever = at.New
-			break
+		if !ok || before.at >= l.at {
+			return out, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "the transition of %s before %s is not in the log", ref, l.digest)
 		}
-		i := slices.IndexFunc(chain, func(r sqlstore.Row) bool { return r.Statement == at.Previous })
-		if i < 0 {
-			break
-		}
-		if at, err = h.transitionOf(ctx, uri, ref, chain[i]); err != nil {
+		l = before
+		if t, err = intoto.DecodePredicate[intoto.RefTransition](l.statement); err != nil {
 			return out, err
 		}
 	}
-	return out, nil
 }
 
-// transitionOf reads a transition that the index says is of a reference.
-func (h *Home) transitionOf(ctx context.Context, uri, ref string, row sqlstore.Row) (intoto.RefTransition, error) {
-	t, err := h.readTransition(ctx, row.Bundle)
-	if err == nil && (t.Repository != uri || t.Ref != ref || t.Effect != hallmark.Allow) {
-		err = hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives a statement about another reference for %s", ref)
+// lastLogged is the last transition of a reference, whether its bundle is kept or not.
+func (h *Home) lastLogged(ctx context.Context, uri, ref string) (logged, intoto.RefTransition, bool, error) {
+	var t intoto.RefTransition
+	l, ok, err := h.newest(ctx, aboutKey, sumKey(intoto.SubjectOfRef(uri, ref)), func(l logged) (bool, error) {
+		var ok bool
+		var err error
+		t, ok, err = moved(l)
+		return ok && t.Repository == uri && t.Ref == ref, err
+	})
+	return l, t, ok, err
+}
+
+// moved reads a transition that was allowed; ok is false for anything else.
+func moved(l logged) (t intoto.RefTransition, ok bool, err error) {
+	if l.statement.PredicateType != intoto.PredicateTransition {
+		return t, false, nil
 	}
-	return t, err
+	t, err = intoto.DecodePredicate[intoto.RefTransition](l.statement)
+	return t, err == nil && t.Effect == hallmark.Allow, err
 }
 
-func (h *Home) readTransition(ctx context.Context, bundle hallmark.Digest) (intoto.RefTransition, error) {
-	return readGateStatement[intoto.RefTransition](ctx, h, bundle)
-}
+func sumKey(d intoto.ResourceDescriptor) string { return "sha256:" + d.Digest["sha256"] }
 
 // readGateStatement verifies a bundle and reads its predicate.
 func readGateStatement[T any](ctx context.Context, h *Home, bundle hallmark.Digest) (T, error) {
@@ -134,7 +119,21 @@ func (s *Server) settle(ctx context.Context, repository, ref string, own hallmar
 	if err != nil || is == last.New || strings.Trim(is+last.New, "0") == "" {
 		return err
 	}
-	if !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "") {
+	up, err := s.home.upstream(repository)
+	if err != nil {
+		return err
+	}
+	behind := !last.Void && (is == last.Old || strings.Trim(is+last.Old, "0") == "")
+	if behind && up != nil {
+		done, err := s.arrived(ctx, up, dir, ref, last, is)
+		if err != nil {
+			return fmt.Errorf("settling %s of %s: %w", ref, repository, err)
+		}
+		if done {
+			s.log.Warn("a transition that reached the upstream was carried out late", "repository", repository, "ref", ref, "new", last.New)
+			return nil
+		}
+	} else if behind {
 		if err := gitcli.Move(ctx, dir, ref, last.New, is); err == nil {
 			s.log.Warn("a logged transition was carried out late", "repository", repository, "ref", ref, "new", last.New)
 			return nil
@@ -161,20 +160,24 @@ func (s *Server) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logged, err := s.home.stores.index.OfPredicate(ctx, intoto.PredicateTransition)
-	if err != nil {
+	if err := gitcli.EndForwards(ctx, s.home.Repositories()); err != nil {
 		return err
 	}
 	refs := map[[2]string]bool{}
-	for _, row := range logged {
-		t, err := s.home.readTransition(ctx, row.Bundle)
+	for _, name := range names {
+		chain, err := s.home.logged(ctx, repositoryKey, s.uri(name))
 		if err != nil {
 			return err
 		}
-		for _, name := range names {
-			if t.Effect == hallmark.Allow && t.Repository == s.uri(name) {
-				refs[[2]string{name, t.Ref}] = true
+		for _, l := range chain {
+			t, ok, err := moved(l)
+			if err != nil {
+				return err
 			}
+			refs[[2]string{name, t.Ref}] = refs[[2]string{name, t.Ref}] || ok
+		}
+		if err := s.mend(ctx, chain); err != nil {
+			return err
 		}
 	}
 	for _, name := range names {
@@ -184,13 +187,65 @@ func (s *Server) recover(ctx context.Context) error {
 	}
 	for r := range refs {
 		err := s.settle(ctx, r[0], r[1], "")
+		if code := hallmark.CodeOf(err); code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved {
+			s.log.Error("the upstream can't be asked how a push ended; pushes to the reference are refused until it can", "repository", r[0], "ref", r[1], "error", err.Error())
+			continue
+		}
 		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {
+			s.alerts.tell(Alert{Code: hallmark.CodeRefOutsideLog, On: now().UTC(), Gate: "start", Repository: r[0], Ref: r[1], Message: err.Error(), Remediation: "hallmark source verify --repository " + r[0], Document: remediation + "#ref_moved_outside_gate"})
 			s.log.Error("a reference was moved outside of the gate; pushes to it are refused", "repository", r[0], "ref", r[1], "error", err.Error())
 			continue
 		}
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// mend signs anew what was logged, has its place in a chain, and whose bundle is
+// not kept: the process that signed it was killed in between, or somebody took the
+// bundle away. What was in the log is what is signed, and nothing else.
+func (s *Server) mend(ctx context.Context, chain []logged) error {
+	last, named := map[string]hallmark.Digest{}, map[hallmark.Digest]bool{}
+	for _, l := range chain {
+		t, ok, err := moved(l)
+		if err != nil {
+			return err
+		}
+		if ok {
+			last[t.Ref], named[t.Previous] = l.digest, true
+		}
+	}
+	for _, digest := range last {
+		named[digest] = true
+	}
+	reviews, err := s.home.logged(ctx, kindKey, intoto.PredicateReview)
+	if err != nil {
+		return err
+	}
+	for _, l := range append(slices.Clone(chain), reviews...) {
+		if l.statement.PredicateType == intoto.PredicateTransition && !named[l.digest] {
+			continue
+		}
+		ok, err := s.home.present(ctx, l)
+		if err != nil {
+			return err
+		}
+		if ok {
+			continue
+		}
+		payload, err := l.statement.Marshal()
+		if err != nil {
+			return err
+		}
+		if got := hallmark.DigestOf(intoto.PAE(intoto.PayloadType, payload)); got != l.digest {
+			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMissing, "entry %d of the log has no bundle, and can't be signed anew as it was", l.at)
+		}
+		if _, err := s.signer.sign(ctx, sign.Gate, l.statement, nil); err != nil {
+			return err
+		}
+		s.log.Error("logged evidence had no bundle and was signed anew: a process was killed, or somebody took it away", "entry", l.at, "statement", l.digest)
 	}
 	return nil
 }

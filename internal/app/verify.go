@@ -262,7 +262,7 @@ func (ev *evidence) judge(ctx context.Context, cfg VerifyConfig, res *Verified) 
 	if res.Clock.IsZero() {
 		res.Clock = now()
 	}
-	rev, subjects := contentOf(inputs)
+	rev, subjects := policy.ContentOf(inputs)
 	res.Revision = rev
 	for _, s := range append(slices.Clone(inputs), vsa) {
 		if s.SignedAt().After(res.Clock) { // never earlier than what the evidence proves
@@ -371,43 +371,6 @@ func inputsOf(all map[hallmark.Digest]verify.Statement, v intoto.VSA) ([]verify.
 	return out, nil
 }
 
-// contentOf reads revision and artifacts out of verified inputs. Without a source
-// statement the revision is that of the record of the build: a wrapped command has
-// no other.
-func contentOf(inputs []verify.Statement) (hallmark.Revision, []hallmark.Artifact) {
-	var rev, built hallmark.Revision
-	var subjects []hallmark.Artifact
-	for _, s := range inputs {
-		st := s.Statement()
-		switch s.PredicateType() {
-		case intoto.PredicateSource:
-			if p, err := intoto.DecodePredicate[intoto.SourceProvenance](st); err == nil {
-				rev = p.Revision
-			}
-		case intoto.PredicateLink:
-			if rec, err := intoto.CheckOf(st); err == nil && rec != nil && rec.Check == "build" {
-				built = rec.Revision
-			}
-		case intoto.PredicateSCAI:
-			sc, err := intoto.DecodePredicate[intoto.SCAI](st)
-			if err != nil || sc.Name != intoto.NameArtifacts {
-				continue
-			}
-			for _, a := range sc.Attributes {
-				if a.Attribute == "FINAL_ARTIFACT" && a.Target != nil {
-					size, _ := a.Conditions["size"].(float64)
-					mode, _ := a.Conditions["mode"].(float64)
-					subjects = append(subjects, hallmark.Artifact{Name: a.Target.Name, Digest: hallmark.Digest("sha256:" + a.Target.Digest["sha256"]), MediaType: a.Target.MediaType, Size: int64(size), Mode: uint32(mode)})
-				}
-			}
-		}
-	}
-	if rev == (hallmark.Revision{}) {
-		rev = built
-	}
-	return rev, subjects
-}
-
 // Replayed is the answer of a replay.
 type Replayed struct {
 	Equal       bool
@@ -453,7 +416,7 @@ func Replay(ctx context.Context, cfg VerifyConfig) (Replayed, error) {
 	if err != nil {
 		return Replayed{}, err
 	}
-	rev, subjects := contentOf(inputs)
+	rev, subjects := policy.ContentOf(inputs)
 	computed, err := engine.Decide(ctx, policy.Request{
 		Statements: inputs, Subjects: subjects, Revision: rev, ResourceURI: recorded.ResourceURI, Clock: recorded.Clock,
 		Roots: ev.verifier.Roots(), RootsDigest: ev.verifier.RootsDigest(),

@@ -249,7 +249,7 @@ func (l *lab) forged(shift time.Duration) []byte {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	rev, subjects := contentOf(inputs)
+	rev, subjects := policy.ContentOf(inputs)
 	v, err := engine.Decide(l.t.Context(), policy.Request{Statements: inputs, Subjects: subjects, Revision: rev, ResourceURI: rec.ResourceURI,
 		Clock: rec.Clock.Add(shift), Roots: ev.verifier.Roots(), RootsDigest: ev.verifier.RootsDigest()})
 	if err != nil {

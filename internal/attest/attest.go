@@ -47,6 +47,15 @@ type Build struct {
 	Requester    *intoto.Requester
 	Rule         *Rule // of the build policy, that permitted the build
 	Trace        Trace
+	// Observations are the digests of the statements about this build that were
+	// signed before its provenance, which names them. No part of a saved result.
+	Observations []Observation `json:"-"`
+}
+
+// Observation is a statement that provenance rests on.
+type Observation struct {
+	Statement     hallmark.Digest // of its PAE, as in the log
+	PredicateType string
 }
 
 // Recipe is a Dockerfile of the revision.
@@ -189,6 +198,7 @@ func Environment(b Build) (intoto.Statement, error) {
 		}
 		s.Attributes = append(s.Attributes, a)
 	}
+	s.Attributes = append(s.Attributes, b.invocationAttribute())
 	for _, t := range b.Tools {
 		s.Attributes = append(s.Attributes, intoto.SCAIAttribute{
 			Attribute: toolAttribute(t),
@@ -234,6 +244,7 @@ func Process(b Build) (intoto.Statement, error) {
 	rec := b.Record
 	by := map[string]any{
 		"steps": steps, "egress": egress, "startedOn": b.StartedOn, "finishedOn": b.FinishedOn, "programs": b.Trace.programs(),
+		intoto.ByproductInvocation: b.Invocation(),
 	}
 	b.Command.process(by, b.Pipeline)
 	return statement(intoto.PredicateLink, b.products(), intoto.Link{
@@ -278,7 +289,28 @@ func Artifacts(b Build, intermediate []intoto.ResourceDescriptor) (intoto.Statem
 			})
 		}
 	}
+	s.Attributes = append(s.Attributes, b.invocationAttribute())
 	return statement(intoto.PredicateSCAI, b.products(), s)
+}
+
+// Invocation names one run of one build. Process, environment, materials and
+// artifacts carry it beside the provenance, so that what was seen of one run can't
+// be taken for another's.
+func (b Build) Invocation() string {
+	return intoto.InvocationID(b.Revision.Commit, b.Pipeline.Digest, b.StartedOn)
+}
+
+func (b Build) invocationAttribute() intoto.SCAIAttribute {
+	return intoto.SCAIAttribute{Attribute: intoto.AttributeInvocation, Conditions: map[string]any{"id": b.Invocation()}}
+}
+
+// observations are what provenance rests on, as its byproducts.
+func (b Build) observations() []intoto.ResourceDescriptor {
+	var out []intoto.ResourceDescriptor
+	for _, o := range b.Observations {
+		out = append(out, intoto.ResourceDescriptor{Name: o.PredicateType, URI: intoto.StatementURI, Digest: sha256Of(o.Statement)})
+	}
+	return out
 }
 
 // Provenance states SLSA provenance v1. The caller must have an allowing
@@ -287,7 +319,6 @@ func Provenance(b Build) (intoto.Statement, error) {
 	if len(b.Artifacts) == 0 {
 		return intoto.Statement{}, hallmark.Errorf(hallmark.KindInternal, "provenance without an artifact")
 	}
-	id := hallmark.DigestOf(fmt.Appendf(nil, "%s %s %s", b.Revision.Commit, b.Pipeline.Digest, b.StartedOn.Format(time.RFC3339Nano)))
 	return statement(intoto.PredicateProvenance, b.products(), intoto.Provenance{
 		BuildDefinition: intoto.BuildDefinition{
 			BuildType: b.buildType(),
@@ -300,8 +331,9 @@ func Provenance(b Build) (intoto.Statement, error) {
 		RunDetails: intoto.RunDetails{
 			Builder: intoto.Builder{ID: b.BuilderID, Version: map[string]string{"hallmark": b.Version}},
 			Metadata: intoto.BuildMetadata{
-				InvocationID: "urn:hallmark:build:" + id.Hex()[:32], StartedOn: b.StartedOn, FinishedOn: b.FinishedOn,
+				InvocationID: b.Invocation(), StartedOn: b.StartedOn, FinishedOn: b.FinishedOn,
 			},
+			Byproducts: b.observations(),
 		},
 	})
 }

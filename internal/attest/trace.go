@@ -205,6 +205,7 @@ func (b Build) materialsFacts() map[string]any {
 	return map[string]any{
 		"sourceFiles": b.Files, "sourceManifest": b.Manifest, "filesRead": b.Trace.Materials.Files,
 		"unexplained": len(b.Trace.Unexplained), "unstable": b.Trace.Unstable, "packageDeclaresNoDigest": b.Trace.undeclared(),
+		intoto.ByproductInvocation: b.Invocation(),
 	}
 }
 

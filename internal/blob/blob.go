@@ -41,7 +41,7 @@ type Store struct {
 func New(cfg Config) (*Store, error) {
 	s := &Store{dir: cfg.Dir, disk: cfg.Disk}
 	for _, d := range []string{s.algorithm(), s.parts()} {
-		if err := durable.MakeDir(d, 0o700); err != nil {
+		if err := s.disk.MakeDir(d, 0o700); err != nil {
 			return nil, hallmark.Errorf(hallmark.KindInvalid, "making blob directory: %w", err)
 		}
 	}
@@ -78,7 +78,7 @@ func (s *Store) PutFrom(_ context.Context, r io.Reader) (hallmark.Digest, int64,
 	}
 	d := sum(h)
 	path := s.path(d)
-	if err := durable.MakeDir(filepath.Dir(path), 0o700); err != nil {
+	if err := s.disk.MakeDir(filepath.Dir(path), 0o700); err != nil {
 		return "", n, fmt.Errorf("keeping blob %s: %w", d, err)
 	}
 	if s.whole(path, d) {

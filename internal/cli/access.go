@@ -158,6 +158,7 @@ func accessGrantCommand(s *streams) *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&g.Repositories, "repository", nil, "pattern of repository names (repeat)")
 	f.StringArrayVar(&g.Refs, "ref", nil, "pattern of full references, such as refs/heads/** (repeat; default all)")
+	f.StringArrayVar(&g.Paths, "path", nil, "pattern of the files that a push may change, such as docs/** (repeat; default all)")
 	f.StringVar(&g.Reason, "reason", "", "why")
 	f.StringVar(&g.Owner, "owner", "", "the person who answers for the grant (default: the principal, or its owner)")
 	f.DurationVar(&life, "for", 0, "how long, such as 720h; default until it is revoked")

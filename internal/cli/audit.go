@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-sc/hallmark/internal/app"
+	"github.com/hallmark-sc/hallmark/internal/ledger"
 )
 
 func auditCommand(s *streams) *cobra.Command {
@@ -55,6 +56,56 @@ missing or altered is an error.`,
 		}}
 	cmd.Flags().StringVar(&from, "from", "", "beginning, such as 2026-11-24 (UTC)")
 	cmd.Flags().StringVar(&to, "to", "", "end, not included")
+	cmd.AddCommand(obligationsCommand(s))
+	return cmd
+}
+
+func obligationsCommand(s *streams) *cobra.Command {
+	var repository, at string
+	var unmet bool
+	cmd := &cobra.Command{
+		Use: "obligations", Short: "what must exist because of what was pushed, and what of it is missing", Args: cobra.NoArgs,
+		Long: `List what each move of a reference obliges to: a scan, a build and, where the
+reference takes only approved changes, a review of exactly that revision. Each is met
+by named evidence in the log, which was verified. Evidence that was taken away leaves
+it unmet. It must be met within source.obligationMaxAge of the policy.
+
+Exits 3 when any is overdue.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			home, err := s.homeDir()
+			if err != nil {
+				return err
+			}
+			when := time.Now().UTC()
+			if at != "" {
+				if when, err = parseWhen(at); err != nil {
+					return usagef("--at %q: want 2026-11-24 or 2026-11-24T10:00:00Z", at)
+				}
+			}
+			all, err := app.Obligations(cmd.Context(), home, repository, when)
+			if err != nil {
+				return err
+			}
+			count := map[ledger.State]int{}
+			for _, o := range all {
+				count[o.State]++
+				switch {
+				case unmet && !o.Unmet():
+				case s.json:
+					s.message(o)
+				default:
+					s.print("%s: %s", o.Repository, o.Says())
+				}
+			}
+			s.note("%d met, %d open, %d overdue, %d closed", count[ledger.Met], count[ledger.Open], count[ledger.Overdue], count[ledger.Closed])
+			if count[ledger.Overdue] > 0 {
+				return errDenied
+			}
+			return nil
+		}}
+	cmd.Flags().StringVar(&repository, "repository", "", "of this repository of the home only")
+	cmd.Flags().StringVar(&at, "at", "", "as it stands at this time (default now)")
+	cmd.Flags().BoolVar(&unmet, "unmet", false, "only what is missing")
 	return cmd
 }
 

@@ -4,6 +4,8 @@
 package cli
 
 import (
+	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +16,9 @@ import (
 )
 
 func drillCommand(s *streams) *cobra.Command {
-	return &cobra.Command{
+	var table bool
+	var results string
+	cmd := &cobra.Command{
 		Use:   "drill [AT-NN…]",
 		Short: "the attack catalogue, each attack with its control off and on",
 		Long: `Run the attack catalogue against your own configuration. Each attack runs twice in
@@ -24,8 +28,18 @@ away it must succeed, with its control in place it must be stopped by it.
 Without a home the default policy is tried. Exit 3 when any run is not as it
 should be; a case that can't run on this machine is skipped, which is not ok.
 
+With --table nothing is drilled: the reference attack tree is printed as a table,
+each attack with the control here and its drill and, with --results FILE of what
+hallmark drill --json printed, how that ended.
+
 The drills are ` + strings.Join(drill.Attacks(), " ") + `.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if table {
+				return s.attackTree(args, results)
+			}
+			if results != "" {
+				return usagef("drill: --results goes with --table")
+			}
 			if _, err := drill.Select(args); err != nil {
 				return err
 			}
@@ -53,6 +67,31 @@ The drills are ` + strings.Join(drill.Attacks(), " ") + `.`,
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&table, "table", false, "print the reference attack tree with the drill of each attack (Markdown)")
+	cmd.Flags().StringVar(&results, "results", "", "file of what hallmark drill --json printed, for --table")
+	return cmd
+}
+
+// attackTree prints the table of the reference attack tree.
+func (s *streams) attackTree(args []string, results string) error {
+	if len(args) > 0 {
+		return usagef("drill --table: want no attacks")
+	}
+	var ran map[string]drill.Ran
+	if results != "" {
+		f, err := os.Open(results)
+		if err != nil {
+			return hallmark.Errorf(hallmark.KindInvalid, "reading the results: %w", err)
+		}
+		defer f.Close()
+		if ran, err = drill.ReadResults(f); err != nil {
+			return err
+		}
+	}
+	if err := drill.TreeTable(s.out, ran); err != nil {
+		return fmt.Errorf("writing the table: %w", err)
+	}
+	return nil
 }
 
 // ownParameters are the policy parameters of the home; the default policy's when

@@ -64,8 +64,12 @@ func repositoryCommand(s *streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "repository", Short: "make and list git repositories of this home", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	var passFile, branch string
+	var upstream app.UpstreamConfig
 	create := &cobra.Command{
 		Use: "create NAME", Short: "make an empty repository", Args: cobra.ExactArgs(1),
+		Long: `Make an empty repository. With --upstream, whatever the gate lets through is
+forwarded to that repository at another forge before a reference moves here; it
+must be empty too. What has branches already: hallmark repository import.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, err := s.homeDir()
 			if err != nil {
@@ -75,7 +79,7 @@ func repositoryCommand(s *streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			uri, err := app.CreateRepository(cmd.Context(), home, args[0], branch, pass)
+			uri, err := app.CreateRepository(cmd.Context(), home, args[0], branch, upstream, pass)
 			if err != nil {
 				return err
 			}
@@ -87,6 +91,7 @@ func repositoryCommand(s *streams) *cobra.Command {
 			return nil
 		}}
 	create.Flags().StringVar(&branch, "branch", "main", "its first branch")
+	upstreamFlags(create, &upstream)
 	passphraseFlag(create, &passFile)
 	list := &cobra.Command{
 		Use: "list", Short: "list the repositories", Args: cobra.NoArgs,
@@ -108,17 +113,21 @@ func repositoryCommand(s *streams) *cobra.Command {
 			}
 			return nil
 		}}
-	cmd.AddCommand(create, repositoryImportCommand(s), list)
+	cmd.AddCommand(create, repositoryImportCommand(s), list, repositoryExpungeCommand(s))
 	return cmd
 }
 
 func repositoryImportCommand(s *streams) *cobra.Command {
 	var passFile string
+	var upstream app.UpstreamConfig
 	cmd := &cobra.Command{
-		Use: "import NAME PATH", Short: "take an existing repository over, once its whole history was looked at", Args: cobra.ExactArgs(2),
+		Use: "import NAME [PATH]", Short: "take an existing repository over, once its whole history was looked at", Args: cobra.RangeArgs(1, 2),
 		Long: `Take over a repository, bare or not, under a new name. Every object of it is looked
 at before anybody can see it: secrets, file names, links, submodules, compiled
-code. Its commits need no signature; what is pushed from then on does.`,
+code. Its commits need no signature; what is pushed from then on does.
+
+With --upstream and no PATH, what that repository at another forge shows is
+imported, and whatever the gate lets through from then on is forwarded there.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, err := s.homeDir()
 			if err != nil {
@@ -128,7 +137,13 @@ code. Its commits need no signature; what is pushed from then on does.`,
 			if err != nil {
 				return err
 			}
-			r, err := app.ImportRepository(cmd.Context(), home, args[0], args[1], pass)
+			from := ""
+			if len(args) == 2 {
+				from = args[1]
+			} else if upstream.URL == "" {
+				return usagef("repository import: want PATH or --upstream URL")
+			}
+			r, err := app.ImportRepository(cmd.Context(), home, args[0], from, upstream, pass)
 			if err != nil {
 				return err
 			}
@@ -147,6 +162,14 @@ code. Its commits need no signature; what is pushed from then on does.`,
 			}
 			return nil
 		}}
+	upstreamFlags(cmd, &upstream)
 	passphraseFlag(cmd, &passFile)
 	return cmd
+}
+
+func upstreamFlags(cmd *cobra.Command, to *app.UpstreamConfig) {
+	cmd.Flags().StringVar(&to.URL, "upstream", "", "URL of the repository at another forge that is forwarded to")
+	cmd.Flags().StringVar(&to.TokenFile, "upstream-token-file", "", "file with a token that may push there, readable by you alone")
+	cmd.Flags().StringVar(&to.User, "upstream-user", "", "name that goes with the token, where the forge asks for one")
+	cmd.Flags().StringVar(&to.Authority, "upstream-authority", "", "file of the certificates to trust there, instead of the machine's")
 }

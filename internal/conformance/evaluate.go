@@ -70,16 +70,17 @@ func newBasis(ev Evidence) basis {
 }
 
 // inScope: policy and genesis stand for themselves, and so does what the source
-// gate says of a reference or a change; a VSA counts only as the
+// gate says of a reference, a change or a revision, and an audit of a forge; another
+// VSA counts only as the
 // latest verdict's, everything else only as its input.
 func inScope(it Item, listed map[hallmark.Digest]bool, summary hallmark.Digest) bool {
 	switch it.PredicateType {
-	case intoto.PredicatePolicy, intoto.PredicateGenesis, intoto.PredicateTransition, intoto.PredicateReview:
+	case intoto.PredicatePolicy, intoto.PredicateGenesis, intoto.PredicateTransition, intoto.PredicateReview, intoto.PredicateAccess:
 		return true
 	case intoto.PredicateVSA:
-		return it.Digest == summary
+		return it.Digest == summary || it.Name == nameSourceSummary
 	}
-	return listed[it.Digest]
+	return listed[it.Digest] || it.Check == intoto.CheckForge
 }
 
 func (b basis) row(req Requirement) Row {

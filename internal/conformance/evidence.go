@@ -6,6 +6,7 @@ package conformance
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -99,6 +100,9 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 	case intoto.PredicateVSA:
 		var v intoto.VSA
 		err = json.Unmarshal(st.Predicate, &v)
+		if strings.HasPrefix(v.ResourceURI, "git+") {
+			it.Name = nameSourceSummary
+		}
 		it.Outcome = hallmark.Fail
 		if v.VerificationResult == "PASSED" {
 			it.Outcome = hallmark.Pass
@@ -156,6 +160,9 @@ type Selector struct {
 }
 
 func (s Selector) matches(it Item) bool {
+	if it.Name == nameSourceSummary && s.Name != nameSourceSummary {
+		return false // no verdict on what was built
+	}
 	return it.PredicateType == s.PredicateType &&
 		(s.Name == "" || it.Name == s.Name) &&
 		(s.Check == "" || it.Check == s.Check)
@@ -245,7 +252,22 @@ func policy() Selector     { return Selector{PredicateType: intoto.PredicatePoli
 // what somebody said of a change.
 func transition() Selector { return Selector{PredicateType: intoto.PredicateTransition} }
 func review() Selector     { return Selector{PredicateType: intoto.PredicateReview} }
-func genesis() Selector    { return Selector{PredicateType: intoto.PredicateGenesis} }
+func access() Selector     { return Selector{PredicateType: intoto.PredicateAccess} }
+
+// nameSourceSummary is how the report tells the verification summary of a revision
+// (SLSA Source track) from the verdict on what was built from it.
+const nameSourceSummary = "source summary"
+
+// sourceSummary is the summary of a revision that a reference showed.
+func sourceSummary() Selector {
+	return Selector{PredicateType: intoto.PredicateVSA, Name: nameSourceSummary}
+}
+
+// forgeAudit is what was read of a repository at another forge, whatever it was.
+func forgeAudit() Selector {
+	return Selector{PredicateType: intoto.PredicateTestResult, Check: intoto.CheckForge, AnyResult: true}
+}
+func genesis() Selector { return Selector{PredicateType: intoto.PredicateGenesis} }
 
 // decision is the VSA of the latest verdict, PASSED or FAILED: for rows about
 // how decisions are made. passed must be PASSED.

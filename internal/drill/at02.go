@@ -133,7 +133,45 @@ func at02() []Case {
 				return t.landed(ctx, rev, nil, id)
 			}),
 		},
+		{
+			Attack: "AT-02", Letter: "k", Does: "who pushed a revision of somebody else's takes the row of that push out of the index, and approves",
+			Control: "who had a part in a change is listed from the log, not from the index", Stops: hallmark.CodeChangeApprover,
+			Residual: collusion, attack: hosted("reviewed", weakness{forgets: true}, func(ctx context.Context, t *try) (bool, error) { return t.unseen(ctx, false) }),
+		},
+		{
+			Attack: "AT-02", Letter: "l", Does: "and removes the bytes of the record as well",
+			Control: "a log entry whose bytes are gone is an error, not a shorter list", Stops: hallmark.CodeEvidenceMissing,
+			Residual: "nothing is decided until the bytes are put back from a copy", attack: hosted("reviewed", weakness{forgets: true}, func(ctx context.Context, t *try) (bool, error) { return t.unseen(ctx, true) }),
+		},
 	}
+}
+
+// unseen has bob push mallory's revision, which carol proposes, take the record of
+// his push away, and approve.
+func (t *try) unseen(ctx context.Context, bytes bool) (done bool, err error) {
+	rev, err := t.commit(ctx, wrote{by: "mallory@example.org", message: fmt.Sprint("change ", t.n), parents: []string{t.main}, files: map[string]string{"readme": fmt.Sprint("unseen ", t.n, "\n")}})
+	if err != nil {
+		return false, err
+	}
+	if err := t.push(ctx, "bob@example.org", rev+":"+t.branch()); err != nil {
+		return false, err
+	}
+	id, err := t.proposes(ctx, "carol@example.org", t.branch())
+	if err != nil {
+		return false, err
+	}
+	back, err := t.h.forget(ctx, rev, bytes)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, back()) }()
+	done, err = t.landed(ctx, rev, nil, id, "bob@example.org")
+	if code := hallmark.CodeOf(err); code == hallmark.CodeEvidenceMissing {
+		at, aerr := t.at(ctx, t.target)
+		t.undecided, t.answer = code, err.Error()
+		return at == rev, aerr
+	}
+	return done, err
 }
 
 // branch is the unprotected reference of a try.

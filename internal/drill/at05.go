@@ -125,7 +125,33 @@ func at05() []Case {
 				return t.pushes(ctx, "alice@example.org", object, "refs/tags/"+tag)
 			}),
 		},
+		{
+			Attack: "AT-05", Letter: "i", Does: "a release tag in somebody else's name, without a signature",
+			Control: "a tag object is signed by its tagger", Stops: hallmark.CodeSourceUnsigned,
+			Residual: stolenKey, attack: hosted("open", weakness{code: hallmark.CodeSourceUnsigned}, func(ctx context.Context, t *try) (bool, error) {
+				return t.forgedTag(ctx, "")
+			}),
+		},
+		{
+			Attack: "AT-05", Letter: "j", Does: "a release tag in somebody else's name, signed with one's own key",
+			Control: "a tag object is signed by its tagger", Stops: hallmark.CodeSourceTagger,
+			Residual: stolenKey, attack: hosted("open", weakness{code: hallmark.CodeSourceTagger}, func(ctx context.Context, t *try) (bool, error) {
+				return t.forgedTag(ctx, "bob@example.org")
+			}),
+		},
 	}
+}
+
+const stolenKey = "the tagger's key, stolen"
+
+// forgedTag has bob push a release tag in alice's name.
+func (t *try) forgedTag(ctx context.Context, signer string) (bool, error) {
+	tag := fmt.Sprint("forged", t.n)
+	object, err := t.annotatedBy(ctx, signer, t.main, "commit", tag, "release")
+	if err != nil {
+		return false, err
+	}
+	return t.pushes(ctx, "bob@example.org", object, "refs/tags/"+tag)
 }
 
 // tagged releases main's first commit under a lightweight tag, and makes a commit
@@ -139,6 +165,21 @@ func (t *try) tagged(ctx context.Context) (tag, evil string, err error) {
 	return tag, evil, err
 }
 
+// annotated makes a tag object of alice's, with her signature.
 func (t *try) annotated(ctx context.Context, object, kind, name, message string) (string, error) {
-	return t.object(ctx, "tag", fmt.Sprintf("object %s\ntype %s\ntag %s\ntagger Alice <alice@example.org> %d +0000\n\n%s %d\n", object, kind, name, time.Now().Add(-time.Minute).Unix(), message, t.n))
+	return t.annotatedBy(ctx, "alice@example.org", object, kind, name, message)
+}
+
+// annotatedBy makes a tag object whose tagger is alice, with somebody's signature;
+// "" is nobody's.
+func (t *try) annotatedBy(ctx context.Context, signer, object, kind, name, message string) (string, error) {
+	raw := fmt.Sprintf("object %s\ntype %s\ntag %s\ntagger Alice <alice@example.org> %d +0000\n\n%s %d\n", object, kind, name, time.Now().Add(-time.Minute).Unix(), message, t.n)
+	if signer == "" {
+		return t.object(ctx, "tag", raw)
+	}
+	signed, err := t.h.people[signer].key.SignedTag(raw)
+	if err != nil {
+		return "", err
+	}
+	return t.object(ctx, "tag", string(signed))
 }

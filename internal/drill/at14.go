@@ -27,7 +27,7 @@ import (
 
 // at14 is "forge provenance or steal the signing key from inside a build".
 func at14() []Case {
-	return []Case{
+	return append([]Case{
 		{
 			Attack: "AT-14", Letter: "a", Does: "a step reads the key file of the home",
 			Control: "the home is not in the room, and its user is not the step's", Stops: hallmark.CodeSandboxHostUnseen,
@@ -73,7 +73,7 @@ func at14() []Case {
 			Control: "provenance needs a permit of the build policy for this very statement", Stops: hallmark.CodeBuildPolicy,
 			Residual: "code inside the control plane that makes itself a permit", attack: noPermit,
 		},
-	}
+	}, at14signer()...)
 }
 
 const (

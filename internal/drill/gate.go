@@ -27,6 +27,7 @@ import (
 	"github.com/hallmark-sc/hallmark/internal/app"
 	"github.com/hallmark-sc/hallmark/internal/gittest"
 	"github.com/hallmark-sc/hallmark/internal/policy"
+	"github.com/hallmark-sc/hallmark/internal/sqlstore"
 	"github.com/hallmark-sc/hallmark/intoto"
 )
 
@@ -48,6 +49,7 @@ type weakness struct {
 	code     hallmark.Code // reasons of this code count for nothing
 	second   hallmark.Code // and of this one, which would stop it as well
 	changeID func(repository, target, revision string) string
+	forgets  bool // what has no row in the index stands in no list
 }
 
 type person struct {
@@ -121,7 +123,7 @@ func (g *ground) host(ctx context.Context) (*host, error) {
 		if err := h.govern(ctx, section, allowed.String()); err != nil {
 			return nil, err
 		}
-		if err := h.serve(app.GateParts{Ignores: h.ignores, ChangeID: h.changeID}); err != nil {
+		if err := h.serve(app.GateParts{Ignores: h.ignores, ChangeID: h.changeID, Hides: h.hides}); err != nil {
 			return nil, err
 		}
 		for _, p := range section.Principals {
@@ -243,6 +245,70 @@ func (h *host) changeID(repository, target, revision string) string {
 	return intoto.ChangeID(repository, target, revision)
 }
 
+// hides is a server that lists what the index lists.
+func (h *host) hides(d hallmark.Digest) bool {
+	h.mu.Lock()
+	forgets := h.weak.forgets
+	h.mu.Unlock()
+	if !forgets {
+		return false
+	}
+	index, err := sqlstore.Open(sqlstore.Config{Path: h.g.home.Index()})
+	if err != nil {
+		return false
+	}
+	defer index.Close()
+	_, ok, err := index.BundleOf(context.Background(), d)
+	return err == nil && !ok
+}
+
+// forget takes the transitions of a revision out of the index and, if it says so,
+// their bytes and bundles out of the blobs; back puts these back.
+func (h *host) forget(ctx context.Context, rev string, bytes bool) (back func() error, err error) {
+	index, err := sqlstore.Open(sqlstore.Config{Path: h.g.home.Index()})
+	if err != nil {
+		return nil, err
+	}
+	defer index.Close()
+	rows, err := index.Statements(ctx, "gitCommit:"+rev)
+	if err != nil {
+		return nil, err
+	}
+	kept := map[string][]byte{}
+	n := 0
+	for _, r := range rows {
+		if r.Predicate != intoto.PredicateTransition {
+			continue
+		}
+		n++
+		if err := index.Forget(ctx, r.Statement); err != nil {
+			return nil, err
+		}
+		for _, d := range []hallmark.Digest{r.Statement, r.Bundle} {
+			if !bytes {
+				break
+			}
+			path := filepath.Join(h.g.home.Blobs(), "sha256", d.Hex()[:2], d.Hex())
+			if kept[path], err = os.ReadFile(path); err != nil {
+				return nil, err
+			}
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if n == 0 {
+		return nil, fmt.Errorf("no transition of %s is in the index", rev)
+	}
+	return func() error {
+		var errs []error
+		for path, b := range kept {
+			errs = append(errs, os.WriteFile(path, b, 0o400))
+		}
+		return errors.Join(errs...)
+	}, nil
+}
+
 // try is one run of an attack, in a repository of its own.
 type try struct {
 	h       *host
@@ -257,8 +323,10 @@ type try struct {
 	ref     string // that the hostile push was about
 	leaks   []string
 	objects []string
-	apart   bool // refused before there is a reference to log a refusal of
-	logged  bool // refused with who asks known
+	// undecided is why nothing could be decided, where that is what stops the attack.
+	undecided hallmark.Code
+	apart     bool // refused before there is a reference to log a refusal of
+	logged    bool // refused with who asks known
 }
 
 // hosted is an attack on the gates. It returns whether the attacker has what he
@@ -304,7 +372,7 @@ func (h *host) try(ctx context.Context, kind string) (*try, error) {
 // repository makes one with a first commit on main.
 func (h *host) repository(ctx context.Context, kind string) (try, error) {
 	t := try{h: h, name: kind + "/app", bare: filepath.Join(h.g.home.Repositories(), kind, "app.git"), dir: h.g.path("clones", kind)}
-	if _, err := app.CreateRepository(ctx, h.g.home.Home, t.name, "main", nil); err != nil {
+	if _, err := app.CreateRepository(ctx, h.g.home.Home, t.name, "main", app.UpstreamConfig{}, nil); err != nil {
 		return t, err
 	}
 	if err := os.MkdirAll(t.dir, 0o755); err != nil {
@@ -497,6 +565,9 @@ func (t *try) stopped(ctx context.Context) (effect, error) {
 	}
 	if err := t.silent(); err != nil {
 		return effect{}, err
+	}
+	if t.undecided != "" {
+		return effect{reason: t.undecided, detail: t.answer}, nil
 	}
 	if t.said != "" {
 		// The refusal to land it is evidence of the reference.

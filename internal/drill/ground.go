@@ -208,12 +208,12 @@ type finished struct {
 }
 
 // freshBuilds keeps the results of scans between the two runs of a case, which
-// are about the same revision, and never that of a build: a build with a control
-// taken away must not pass for one with it in place.
+// are about the same revision, and never that of a build or of a look into its
+// images: one with a control taken away must not pass for one with it in place.
 type freshBuilds struct{ pipeline.Saves }
 
 func (s freshBuilds) Saved(ctx context.Context, stage string, key hallmark.Digest) ([]byte, time.Time, bool, error) {
-	if stage == "build" {
+	if stage == "build" || stage == pipeline.ImageCheck {
 		return nil, time.Time{}, false, nil
 	}
 	return s.Saves.Saved(ctx, stage, key)

@@ -66,12 +66,18 @@ func clock() time.Time { return time.Now().UTC() }
 type unboxed struct {
 	place    app.BuildPlace
 	promises []string
+	// written is what an instruction of a Dockerfile writes to, and root its name
+	// inside; "" for a step, whose source is copied to where it writes.
+	written, root string
 }
 
 func (e unboxed) Run(ctx context.Context, c build.Command, out io.Writer) (build.CommandReport, error) {
-	dir := sandbox.Upper(e.place.Scratch)
-	if err := os.CopyFS(dir, os.DirFS(e.place.Source)); err != nil && !errors.Is(err, os.ErrExist) {
-		return build.CommandReport{}, fmt.Errorf("copying the source: %w", err)
+	dir, inside := e.written, e.root
+	if dir == "" {
+		dir, inside = sandbox.Upper(e.place.Scratch), app.Workspace
+		if err := os.CopyFS(dir, os.DirFS(e.place.Source)); err != nil && !errors.Is(err, os.ErrExist) {
+			return build.CommandReport{}, fmt.Errorf("copying the source: %w", err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -93,13 +99,13 @@ func (e unboxed) Run(ctx context.Context, c build.Command, out io.Writer) (build
 		r.Guarantees = append(r.Guarantees, build.Guarantee{Name: name, Holds: true, Detail: "declared"})
 	}
 	var err error
-	r.Trace, err = e.declared(dir)
+	r.Trace, err = e.declared(dir, inside)
 	return r, err
 }
 
 // declared is a record that nobody made: one process, which wrote what lies there
 // now.
-func (e unboxed) declared(dir string) (build.Trace, error) {
+func (e unboxed) declared(dir, inside string) (build.Trace, error) {
 	events := []build.Event{{Kind: build.EventFork, Child: 1}}
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -110,7 +116,7 @@ func (e unboxed) declared(dir string) (build.Trace, error) {
 			return err
 		}
 		rel, err := filepath.Rel(dir, p)
-		events = append(events, build.Event{Kind: build.EventWrite, Process: 1, Path: build.Raw(path.Join(app.Workspace, rel)), Digest: hallmark.DigestOf(b), Size: int64(len(b))})
+		events = append(events, build.Event{Kind: build.EventWrite, Process: 1, Path: build.Raw(path.Join(inside, rel)), Digest: hallmark.DigestOf(b), Size: int64(len(b))})
 		return err
 	})
 	var log bytes.Buffer

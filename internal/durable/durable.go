@@ -43,6 +43,9 @@ type Disk struct {
 	// After is called when a step is done. An error ends the write there: tests
 	// fail or die at a step. Nil asks nobody.
 	After func(step Step, path string) error
+	// Inherit gives what root makes to the owner of the directory that it stands
+	// in, before it has its name: a service of another user can read it.
+	Inherit bool
 }
 
 // Step says that a step of a write which a caller makes itself is done.
@@ -95,7 +98,10 @@ func (d Disk) Temp(dir string) (*Temp, error) {
 			return nil, fmt.Errorf("making a file in %s: %w", dir, err)
 		}
 		ok, err := lockFresh(f, f.Name())
-		if ok {
+		if ok && d.Inherit {
+			err = inherit(dir, f.Chown)
+		}
+		if ok && err == nil {
 			if err = d.Step(Created, f.Name()); err == nil {
 				return &Temp{disk: d, f: f, name: f.Name()}, nil
 			}
@@ -185,6 +191,32 @@ func (t *Temp) Discard() {
 		os.Remove(t.name)
 	}
 	t.f.Close()
+}
+
+// inherit makes something the owner's of a directory, if we are root.
+func inherit(dir string, chown func(uid, gid int) error) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	if st.Uid == 0 {
+		return nil
+	}
+	return chown(int(st.Uid), int(st.Gid))
+}
+
+// MakeDir makes a directory in one that exists, durably.
+func (d Disk) MakeDir(dir string, mode fs.FileMode) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	if err := MakeDir(dir, mode); err != nil || !d.Inherit {
+		return err
+	}
+	return inherit(filepath.Dir(dir), func(uid, gid int) error { return os.Lchown(dir, uid, gid) })
 }
 
 // MakeDir makes a directory and its parents, each durably.

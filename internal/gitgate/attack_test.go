@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/source"
@@ -59,11 +60,22 @@ func (g *onlyX) Record(_ context.Context, _ *Push, updates []source.Update) erro
 func (g *onlyX) Moved(*Push) {}
 
 type place struct {
-	t    *testing.T
-	gate *onlyX
-	url  string
-	dir  string // of the repository
-	work string // a clone with one commit
+	t      *testing.T
+	gate   *onlyX
+	url    string
+	dir    string // of the repository
+	work   string // a clone with one commit
+	server *Server
+}
+
+// gitFails runs git and returns all that it says.
+func gitFails(t *testing.T, dir string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "git", args...)
+	cmd.Dir = dir
+	cmd.Env = append(cmd.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 func git(t *testing.T, dir string, in string, args ...string) []byte {
@@ -85,10 +97,11 @@ func newPlace(t *testing.T) *place {
 	git(t, repositories, "", "init", "-q", "--bare", p.dir)
 	git(t, p.work, "", "init", "-q", p.work)
 	git(t, p.work, "", "commit", "-q", "--allow-empty", "-m", "one")
-	s, err := New(Config{Dir: repositories, WorkDir: t.TempDir(), Gate: p.gate, Log: slog.New(slog.DiscardHandler), MaxPush: 1 << 20})
+	s, err := New(Config{Dir: repositories, WorkDir: t.TempDir(), Gate: p.gate, Log: slog.New(slog.DiscardHandler), MaxPush: 1 << 20, Pushes: 4, PushesEach: 4, Patience: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.server = s
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
 	p.url = srv.URL + "/app.git/"

@@ -25,6 +25,7 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/source"
@@ -45,6 +46,7 @@ type Push struct {
 	Announced  []source.Update // as the client's request begins
 	Updates    []source.Update // as git is about to make them; nil until it asked
 	State      any             // what Consider wants Record to see
+	sideband   bool            // the client reads messages in packets
 }
 
 // Gate decides. Consider must refuse whatever it can't judge; it may be called
@@ -71,20 +73,27 @@ type Config struct {
 	Gate    Gate
 	Log     *slog.Logger
 	MaxPush int64 // bytes of one pack; 0 is refused
+	// Pushes at the same time, of all and of one principal, and how long another one
+	// waits for its turn; 0 is refused.
+	Pushes, PushesEach int
+	Patience           time.Duration
+	// Busy is told of each push that waited in vain. Optional.
+	Busy func(who Caller, repository string)
 }
 
 // Server is an http.Handler for the paths of git repositories.
 type Server struct {
 	cfg   Config
 	hooks string
+	turns *turns
 }
 
 // New makes a server and the hooks that its git processes run.
 func New(cfg Config) (*Server, error) {
-	if cfg.Gate == nil || cfg.Log == nil || cfg.MaxPush <= 0 {
-		return nil, hallmark.Errorf(hallmark.KindInternal, "git gate: gate, log or the limit of a push is missing")
+	if cfg.Gate == nil || cfg.Log == nil || cfg.MaxPush <= 0 || cfg.Pushes <= 0 || cfg.PushesEach <= 0 || cfg.Patience <= 0 {
+		return nil, hallmark.Errorf(hallmark.KindInternal, "git gate: gate, log or a limit of pushes is missing")
 	}
-	s := &Server{cfg: cfg, hooks: filepath.Join(cfg.WorkDir, "hooks")}
+	s := &Server{cfg: cfg, hooks: filepath.Join(cfg.WorkDir, "hooks"), turns: newTurns(cfg.Pushes, cfg.PushesEach, cfg.Patience)}
 	for _, d := range []string{cfg.Dir, cfg.WorkDir, s.hooks} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("making %s: %w", d, err)
@@ -167,11 +176,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	w.Header().Set("Content-Type", "application/x-"+service+"-result")
 	if service == uploadPack {
-		abort(s.serve(r.Context(), w, s.git(r.Context(), r, dir, "upload-pack", "--stateless-rpc", dir), body))
+		s.upload(w, r, dir, body)
 		return
 	}
+	w.Header().Set("Content-Type", "application/x-"+service+"-result")
 	s.receive(w, r, &Push{Caller: who, Repository: name, Dir: dir}, body)
 }
 
@@ -201,7 +210,8 @@ func (s *Server) git(ctx context.Context, r *http.Request, dir string, args ...s
 
 		"-c", "receive.autogc=false", "-c", "gc.auto=0", "-c", "receive.denyDeleteCurrent=ignore", "-c", "receive.denyCurrentBranch=ignore",
 		"-c", "receive.advertisePushOptions=false", "-c", "receive.unpackLimit=1", "-c", fmt.Sprintf("receive.maxInputSize=%d", s.cfg.MaxPush),
-		"-c", "receive.keepAlive=5", "-c", "uploadpack.allowFilter=true", "-c", "uploadpack.allowAnySHA1InWant=false", "-c", "core.fsmonitor=false",
+		"-c", "receive.keepAlive=5", "-c", "uploadpack.allowFilter=false", "-c", "uploadpack.allowAnySHA1InWant=false", "-c", "uploadpack.allowTipSHA1InWant=false", "-c", "uploadpack.allowReachableSHA1InWant=false", "-c", "uploadpack.allowRefInWant=false", "-c", "transfer.advertiseObjectInfo=false",
+		"-c", "uploadpack.hideRefs=refs/", "-c", "uploadpack.hideRefs=!refs/heads/", "-c", "uploadpack.hideRefs=!refs/tags/", "-c", "core.fsmonitor=false",
 		"-c", "core.alternateRefsCommand=true", "-c", "transfer.advertiseSID=false", "-c", "core.logAllRefUpdates=false",
 	}
 	cmd := exec.CommandContext(ctx, "git", append(fixed, args...)...)

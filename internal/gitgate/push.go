@@ -69,6 +69,12 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 		s.refuse(w, r, p.Caller, p.Repository, d, err)
 		return
 	}
+	give, ok := s.turns.take(r.Context(), p.Caller.Name)
+	if !ok {
+		s.busy(w, p)
+		return
+	}
+	defer give()
 	h, err := openPipes()
 	if err != nil {
 		s.refuse(w, r, p.Caller, p.Repository, hallmark.Decision{}, err)
@@ -92,6 +98,22 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, p *Push, body i
 		s.cfg.Gate.Moved(p)
 	}
 	abort(whole)
+}
+
+// busy tells a client that its turn did not come: in a packet of git's where it
+// said that it reads such ones.
+func (s *Server) busy(w http.ResponseWriter, p *Push) {
+	s.cfg.Log.Warn("refused", "code", hallmark.CodePushBusy, "principal", p.Caller.Name, "repository", p.Repository)
+	if s.cfg.Busy != nil {
+		s.cfg.Busy(p.Caller, p.Repository)
+	}
+	w.Header().Set("Retry-After", strconv.Itoa(int(s.cfg.Patience.Seconds())+1))
+	text := fmt.Sprintf("%s: too many pushes are under way; nothing was taken, push again in a while", hallmark.CodePushBusy)
+	if !p.sideband {
+		http.Error(w, text, http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprint(w, pkt("\x03hallmark: "+text+"\n")+"0000")
 }
 
 // announced reads what a push asks for and gives the request back whole.
@@ -119,7 +141,8 @@ func announced(p *Push, body io.Reader) (io.Reader, error) {
 		if _, err := io.ReadFull(in, line); err != nil {
 			return nil, bad("the request ends early")
 		}
-		text, _, _ := strings.Cut(string(line), "\x00")
+		text, abilities, _ := strings.Cut(string(line), "\x00")
+		p.sideband = p.sideband || strings.Contains(" "+abilities+" ", " side-band-64k ")
 		f := strings.SplitN(strings.TrimSuffix(text, "\n"), " ", 3)
 		switch {
 		case f[0] == "shallow" && len(f) == 2: // git refuses what needs it

@@ -89,6 +89,15 @@ func (k *Key) Signed(headers, body string) ([]byte, error) {
 	return []byte(headers + "gpgsig " + strings.ReplaceAll(armored, "\n", "\n ") + "\n" + body), nil
 }
 
+// SignedTag is a tag object with the key's signature at its end.
+func (k *Key) SignedTag(raw string) ([]byte, error) {
+	sig, err := sshsig.Sign(strings.NewReader(raw), k.signer, sshsig.HashSHA512, "git")
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte(raw), sshsig.Armor(sig)...), nil
+}
+
 // Options describe a commit; a nil Key leaves it unsigned.
 type Options struct {
 	Message, Name, Mail string

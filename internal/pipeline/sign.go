@@ -20,15 +20,37 @@ type signing struct {
 	permit    *Permit
 }
 
-// sign makes every statement of the run and signs them together, so that one
-// checkpoint covers many. Observations are signed whatever they say; provenance
-// exists only when the build policy allowed it.
+// sign makes every statement of the run and signs them, observations together, so
+// that one checkpoint covers many, whatever they say. Provenance exists only when
+// the build policy allowed it: it names the observations by digest and so comes
+// after them, and a signer that believes nobody can look whether it signed them.
 func (r *run) sign() ([]Signed, error) {
 	start := r.begin("attest")
 	todo, err := r.statements()
 	if err != nil {
 		return nil, fmt.Errorf("assembling statements: %w", err)
 	}
+	signed, err := r.signAll(todo)
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range todo {
+		r.build.Facts.Observations = append(r.build.Facts.Observations, attest.Observation{Statement: signed[i].Statement, PredicateType: s.statement.PredicateType})
+	}
+	prov, err := r.provenance()
+	if err != nil {
+		return nil, fmt.Errorf("assembling provenance: %w", err)
+	}
+	last, err := r.signAll(prov)
+	if err != nil {
+		return nil, err
+	}
+	signed = append(signed, last...)
+	r.cfg.Progress(Event{Stage: "attest", State: Finished, Elapsed: r.cfg.Clock().Sub(start), Detail: count(len(signed), "statement", "statements")})
+	return signed, nil
+}
+
+func (r *run) signAll(todo []signing) ([]Signed, error) {
 	signed := make([]Signed, len(todo))
 	group, ctx := errgroup.WithContext(r.ctx)
 	for i, s := range todo {
@@ -41,11 +63,7 @@ func (r *run) sign() ([]Signed, error) {
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	r.cfg.Progress(Event{Stage: "attest", State: Finished, Elapsed: r.cfg.Clock().Sub(start), Detail: count(len(signed), "statement", "statements")})
-	return signed, nil
+	return signed, group.Wait()
 }
 
 func (r *run) statements() ([]signing, error) {
@@ -100,20 +118,13 @@ func (r *run) statements() ([]signing, error) {
 	if err := add(attest.Materials(b)); err != nil {
 		return nil, err
 	}
-	if err := add(attest.Artifacts(b, intermediate)); err != nil {
-		return nil, err
-	}
-	prov, err := r.provenance()
-	if err != nil {
-		return nil, err
-	}
-	return append(out, prov...), nil
+	return out, add(attest.Artifacts(b, intermediate))
 }
 
 // provenance makes the provenance statement and its permit, if the build policy
 // allows one. A failed build has signed failure evidence and no provenance.
 func (r *run) provenance() ([]signing, error) {
-	if !r.build.Decision.Allowed() || r.build.Facts.Record.Outcome != hallmark.Pass {
+	if r.build.Facts.BuilderID == "" || !r.build.Decision.Allowed() || r.build.Facts.Record.Outcome != hallmark.Pass {
 		return nil, nil
 	}
 	st, err := attest.Provenance(r.build.Facts)

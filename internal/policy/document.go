@@ -81,7 +81,7 @@ const AccessSection = "access"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images", "source.binaries", "access.secondFactor"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images", "source.binaries", "source.obligationMaxAge", "access.secondFactor"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -113,6 +113,7 @@ func Table() []Parameter {
 		{"checks.required", "source,secrets,sast,sbom,sca,build,tests", "checks that must pass; never empty", checkRequired},
 		{"checks.images", "image", "checks that must pass besides when an image is among the artifacts; never empty", oneOf("image")},
 		{"source.binaries", "none", "compiled code that may be in the tree: the approved files, each sha256:HEX, or none", func(s string) error { _, err := parseBinaries(s); return err }},
+		{"source.obligationMaxAge", "7d", "what a push obliges to (a scan, a review, a build of the revision) must exist after this time", duration},
 		{"access.secondFactor", "none", "required: administrators confirm each next policy by a FIDO key that the policy names, besides their signatures; none: their keys are enough", oneOf("none", "required")},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
@@ -519,6 +520,7 @@ type Parameters struct {
 	Images                                     []string          // approved: host, or sha256:HEX
 	AnyImage                                   bool              // images are only recorded
 	Binaries                                   []hallmark.Digest // approved files of compiled code in the tree
+	ObligationMaxAge                           time.Duration     // within which obligations of a transition must be met
 }
 
 // Typed returns the parameters of a document that ParseDocument accepted.
@@ -539,6 +541,7 @@ func (d Document) Typed() (Parameters, error) {
 	dur := func(k string) time.Duration { v, err := parseDuration(d.Value(k)); note(err); return v }
 	size := func(k string) int64 { v, err := parseSize(d.Value(k)); note(err); return v }
 	num := func(k string) int { v, err := parseNumber(d.Value(k)); note(err); return v }
+	p.ObligationMaxAge = dur("source.obligationMaxAge")
 	p.AdvisoriesMaxAge, p.ScansMaxAge, p.ReuseMaxAge = dur("advisories.maxAge"), dur("scans.maxAge"), dur("reuse.maxAge")
 	p.BuildTimeout, p.BuildMemory, p.BuildDisk = dur("build.timeout"), size("build.memory"), size("build.disk")
 	p.BuildPIDs, p.BuildCPUs = num("build.pids"), num("build.cpus")

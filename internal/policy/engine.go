@@ -33,7 +33,7 @@ const (
 // decisionRevision counts the changes to what this file adds to the rules. It
 // is pinned with the capabilities, so that replay names the engine when a newer
 // one decides otherwise.
-const decisionRevision = 3
+const decisionRevision = 4
 
 // builtins are all that a policy may call: no clock, no randomness, no network,
 // no environment, so that a decision depends on its input alone.

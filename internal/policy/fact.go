@@ -181,10 +181,13 @@ func sameContent(a, b hallmark.Revision) bool {
 }
 
 // byBuilder reports whether signer, build type and builder.id belong together: a
-// wrapped command has those of its own.
+// wrapped command and a server have those of their own.
 func (f fact) byBuilder() bool {
 	if f.BuilderID == intoto.BuilderWrap {
 		return f.Signer == "wrapper" && f.BuildType == intoto.BuildTypeCommand
+	}
+	if f.BuilderID == intoto.BuilderServer {
+		return f.Signer == "server" && f.BuildType == intoto.BuildTypePipeline
 	}
 	return f.Signer == "builder" && f.BuildType == intoto.BuildTypePipeline
 }

@@ -241,9 +241,17 @@ command_type := "https://hallmark-sc.github.io/build-types/command/v1"
 
 wrapped(p) if p.builderId == "https://hallmark-sc.github.io/builders/wrap"
 
+hosted(p) if p.builderId == "https://hallmark-sc.github.io/builders/server"
+
 by_builder(p) if {
 	p.signer == "builder"
 	not wrapped(p)
+	not hosted(p)
+}
+
+by_builder(p) if {
+	p.signer == "server"
+	hosted(p)
 }
 
 by_builder(p) if {

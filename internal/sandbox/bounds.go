@@ -64,7 +64,7 @@ func (b *bounds) watch() {
 			return
 		case now := <-tick.C:
 			if ticks%groupEvery == 0 {
-				if lost := b.group.lost(b.pid); len(lost) > 0 {
+				if lost := b.group.lost(b.pid); len(lost) > 0 && !b.disk.hurry.Load() {
 					b.hit <- breach{lost: lost}
 					return
 				}
@@ -75,6 +75,9 @@ func (b *bounds) watch() {
 				continue
 			}
 			used, full := b.disk.used()
+			if b.disk.hurry.Load() {
+				return // it did not look at everything
+			}
 			b.looks++
 			rest, free = time.Now().Add(diskShare*time.Since(now)), left
 			if used > b.limit || full {
@@ -85,15 +88,24 @@ func (b *bounds) watch() {
 	}
 }
 
-// last looks once more, when the program was stopped but its first process was
-// not waited for; it ends the watching.
-func (b *bounds) last() breach {
-	if b.ended {
-		return breach{}
+// hurry comes before the program is killed: what is seen from here on is its end.
+func (b *bounds) hurry() { b.disk.hurry.Store(true) }
+
+// end ends the watching, whatever it is at: a look at many files takes long.
+func (b *bounds) end() {
+	if !b.ended {
+		b.ended = true
+		b.hurry()
+		close(b.stop)
+		<-b.done
+		b.disk.hurry.Store(false)
 	}
-	b.ended = true
-	close(b.stop)
-	<-b.done
+}
+
+// last looks once more, when nothing of the program is left that could write.
+// Files without a name are gone by then, and take no space.
+func (b *bounds) last() breach {
+	b.end()
 	defer b.disk.close()
 	select {
 	case found := <-b.hit:
@@ -103,9 +115,9 @@ func (b *bounds) last() breach {
 	used, full := b.disk.used()
 	b.looks++
 	if used > b.limit || full {
-		return breach{limit: "disk", lost: b.group.lost(b.pid)}
+		return breach{limit: "disk"}
 	}
-	return breach{lost: b.group.lost(b.pid)}
+	return breach{}
 }
 
 func (b *bounds) guarantee() Guarantee {

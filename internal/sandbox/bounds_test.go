@@ -65,6 +65,51 @@ for i in range(3000): os.mkdir("d"); os.chdir("d")'`,
 	}
 }
 
+// TestEndIsNotLate: what was written takes seconds to look at, and the program
+// ends when its time is over all the same, in the middle of a look.
+func TestEndIsNotLate(t *testing.T) {
+	const files, wall, late, look = 10000, time.Second, 3 * time.Second, 7 * time.Second
+	dir := t.TempDir()
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := HostID()
+	if err := Give(dir, id); err != nil {
+		t.Fatal(err)
+	}
+	// The same directory at many places is many files to look at.
+	began := time.Now()
+	(&disk{}).treeSize(dir, map[[2]uint64]bool{})
+	once := max(time.Since(began), time.Millisecond)
+	spec := Spec{Argv: []string{"sleep", "1000"}, Env: []string{"PATH=" + Path()}, Dir: "/", Limits: Limits{Wall: wall, Disk: 1 << 50}}
+	for i := range int(look/once) + 1 {
+		spec.Mounts = append(spec.Mounts, Mount{Source: dir, Target: "/many/" + strconv.Itoa(i), Writable: true})
+	}
+	began = time.Now()
+	rep, err := open(t).RunAs(t.Context(), id, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, ran := time.Since(began), rep.FinishedOn.Sub(rep.StartedOn)
+	if rep.LimitHit != "wall" || !holds(rep, "wall-time-limit") || !holds(rep, "disk-limit") || ran < wall || ran > wall+late {
+		t.Errorf("it ran for %s of %s: %+v", ran, wall, rep)
+	}
+	if all-ran < late {
+		t.Errorf("the last look took less than %s, which shows nothing", all-ran)
+	}
+}
+
+// TestEndIsNoLoss: a process leaves its groups as it ends, and no limit vanished.
+func TestEndIsNoLoss(t *testing.T) {
+	for i := range 100 {
+		if _, rep := sh(t, "sleep 0.0"+strconv.Itoa(i%10), nil); len(rep.Lost) > 0 || rep.ExitCode != 0 {
+			t.Fatalf("%d: %+v", i, rep)
+		}
+	}
+}
+
 // TestLimitThatVanishes: someone with the rights to do so moves the program out
 // of its group and removes it, or raises the number. The program is ended, the
 // report says which limit is gone, and no group is left.

@@ -4,6 +4,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -154,15 +155,20 @@ func (g *cgroup) lost(pid int) []string {
 	return out
 }
 
-// ended reports whether a child of ours that was not waited for has ended: it
-// belongs to no group any more.
+// ended reports whether a child of ours that was not waited for has ended, or is
+// on its way: it leaves its groups before it is a zombie.
 func ended(pid int) bool {
+	const exiting = 4 // PF_EXITING
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return true
 	}
-	_, state, _ := strings.Cut(string(b), ") ")
-	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // from the state on, which is the third field
+	if len(f) < 7 {
+		return false
+	}
+	flags, err := strconv.ParseUint(f[6], 10, 64)
+	return f[0] == "Z" || f[0] == "X" || err == nil && flags&exiting != 0
 }
 
 // isMember reads /proc/PID/cgroup: lines of number:controllers:path.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,8 @@ type disk struct {
 	own     map[uint64]bool // their devices
 	proc    string          // the room's processes as we see them
 	floors  []floor
-	log     string // event log, which grows with what the program does; or empty
+	log     string      // event log, which grows with what the program does; or empty
+	hurry   atomic.Bool // the sum does not matter any more: whoever waits wants the end
 }
 
 // floor is the free space of one host file system below which no program runs.
@@ -93,7 +95,8 @@ func (d *disk) close() {
 	d.scratch = nil
 }
 
-// used is the sum in bytes; full says that a host file system is nearly so.
+// used is the sum in bytes; full says that a host file system is nearly so. When
+// it is told to hurry it ends early, and the sum is too small.
 func (d *disk) used() (total int64, full bool) {
 	for _, fd := range d.scratch {
 		var st unix.Statfs_t
@@ -103,7 +106,7 @@ func (d *disk) used() (total int64, full bool) {
 	}
 	seen := map[[2]uint64]bool{}
 	for _, dir := range d.dirs {
-		total += treeSize(dir, seen)
+		total += d.treeSize(dir, seen)
 	}
 	total += d.nameless(seen)
 	if st, err := os.Stat(d.log); err == nil && d.log != "" {
@@ -143,6 +146,9 @@ func (d *disk) nameless(seen map[[2]uint64]bool) int64 {
 	}
 	var total int64
 	for _, p := range processes {
+		if d.hurry.Load() {
+			return total
+		}
 		if _, err := strconv.Atoi(p.Name()); err != nil {
 			continue
 		}
@@ -169,15 +175,15 @@ func (d *disk) nameless(seen map[[2]uint64]bool) int64 {
 
 // treeSize sums up a directory that a program may change meanwhile: by
 // descriptors, so that no link leads out of it. seen holds files of several names.
-func treeSize(dir string, seen map[[2]uint64]bool) int64 {
+func (d *disk) treeSize(dir string, seen map[[2]uint64]bool) int64 {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0 // what can't be read can't be collected either
 	}
-	return sizeBelow(fd, 0, seen)
+	return d.sizeBelow(fd, 0, seen)
 }
 
-func sizeBelow(fd, depth int, seen map[[2]uint64]bool) int64 {
+func (d *disk) sizeBelow(fd, depth int, seen map[[2]uint64]bool) int64 {
 	f := os.NewFile(uintptr(fd), "") //nolint:gosec // a descriptor is not negative here
 	defer f.Close()
 	if depth > maxDepth {
@@ -194,7 +200,7 @@ func sizeBelow(fd, depth int, seen map[[2]uint64]bool) int64 {
 			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 				total += st.Blocks*512 + inodeSize
 				if sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
-					total += sizeBelow(sub, depth+1, seen)
+					total += d.sizeBelow(sub, depth+1, seen)
 				}
 				continue
 			}
@@ -206,7 +212,7 @@ func sizeBelow(fd, depth int, seen map[[2]uint64]bool) int64 {
 			}
 			total += st.Blocks*512 + inodeSize
 		}
-		if err != nil || len(names) == 0 {
+		if err != nil || len(names) == 0 || d.hurry.Load() {
 			return total
 		}
 	}

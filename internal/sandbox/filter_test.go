@@ -151,7 +151,7 @@ func TestRealBuildsRun(t *testing.T) {
 			}
 			out, rep := sh(t, "mkdir -p /tmp/home; cd /tmp; set -e; "+tt.script, func(s *Spec) {
 				s.Env = append(s.Env, "HOME=/tmp/home", "GOCACHE=/tmp/gocache", "GOFLAGS=-mod=mod", "GOPROXY=off", "GOTOOLCHAIN=local")
-				s.Limits = Limits{Wall: 3 * time.Minute}
+				s.Limits = Limits{Wall: 30 * time.Minute} // an emulated machine compiles slowly
 			})
 			if rep.ExitCode != 0 || !strings.Contains(out, "done") && name != "npm" {
 				t.Errorf("%+v\n%s", rep, out)

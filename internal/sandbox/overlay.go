@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -100,31 +101,65 @@ func (o *overlays) add(name string, lowers []string, upper, work string) error {
 
 // overlay makes a mount that is in no place yet.
 func overlay(lowers []string, upper, work string) (int, error) {
+	fd, err := detached(lowers, upper, work)
+	if len(lowers) == 1 || !errors.Is(err, unix.EINVAL) {
+		return fd, err
+	}
+	if fd, old := detachedBefore(lowers, upper, work); old == nil {
+		return fd, nil
+	}
+	return -1, err
+}
+
+// options are those of an overlay; lowers are told as option says. Directories are
+// named by descriptor: a path with a colon would be two of them, one with a comma
+// two options before Linux 6.5, which has no option for a single one either.
+func options(option string, lowers []string, upper, work string) (out [][2]string, release func(), err error) {
+	var fds []int
+	release = func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}
+	var held []string
+	for _, path := range append([]string{upper, work}, lowers...) {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			release()
+			return nil, nil, fmt.Errorf("opening %s: %w", path, err)
+		}
+		fds = append(fds, fd)
+		held = append(held, "/proc/self/fd/"+strconv.Itoa(fd))
+	}
+	for _, l := range held[2:] {
+		out = append(out, [2]string{option, l})
+	}
+	// What was written is read from the upper directory alone: neither a file without
+	// its content nor a directory that stands for a renamed one may be there, as some
+	// kernels make them when nobody says otherwise.
+	return append(out, [][2]string{
+		{"upperdir", held[0]}, {"workdir", held[1]}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
+	}...), release, nil
+}
+
+// detached asks for a mount option by option. Several lower directories are named
+// one by one, which Linux 6.5 and later understand.
+func detached(lowers []string, upper, work string) (int, error) {
+	option := "lowerdir+"
+	if len(lowers) == 1 {
+		option = "lowerdir"
+	}
+	all, release, err := options(option, lowers, upper, work)
+	if err != nil {
+		return -1, err
+	}
+	defer release()
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fs)
-	// By descriptor: a path with a colon would be two directories, one with a comma
-	// two options before Linux 6.5, which has no option for a single one either.
-	var held []string
-	for _, path := range append([]string{upper, work}, lowers...) {
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return -1, fmt.Errorf("opening %s: %w", path, err)
-		}
-		defer unix.Close(fd)
-		held = append(held, "/proc/self/fd/"+strconv.Itoa(fd))
-	}
-	if err := under(fs, held[2:]); err != nil {
-		return -1, err
-	}
-	// What was written is read from the upper directory alone: neither a file without
-	// its content nor a directory that stands for a renamed one may be there, as some
-	// kernels make them when nobody says otherwise.
-	for _, o := range [][2]string{
-		{"upperdir", held[0]}, {"workdir", held[1]}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "on"}, {"nfs_export", "on"},
-	} {
+	for _, o := range all {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return -1, fmt.Errorf("%s: %w", o[0], err)
 		}
@@ -135,28 +170,49 @@ func overlay(lowers []string, upper, work string) (int, error) {
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 }
 
-// under names the lower directories, the uppermost first. Linux 6.5 and later take
-// any number of them one by one; earlier ones take as many as fit one option.
-func under(fs int, lowers []string) error {
-	if len(lowers) > 1 {
-		var err error
-		for i, l := range lowers {
-			if err = unix.FsconfigSetString(fs, "lowerdir+", l); err == nil {
-				continue
-			}
-			if i > 0 || !errors.Is(err, unix.EINVAL) {
-				return fmt.Errorf("lowerdir+: %w", err)
-			}
-			break
-		}
-		if err == nil {
-			return nil
+// detachedBefore does what detached does on a kernel that takes the list of lower
+// directories as one option, which may have 255 bytes there and a page in mount(2):
+// that mounts in a place, of a mount name space that goes with this thread.
+func detachedBefore(lowers []string, upper, work string) (int, error) {
+	type made struct {
+		fd  int
+		err error
+	}
+	done := make(chan made)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with this function
+		fd, err := mountElsewhere(lowers, upper, work)
+		done <- made{fd, err}
+	}()
+	m := <-done
+	return m.fd, m.err
+}
+
+func mountElsewhere(lowers []string, upper, work string) (int, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+		return -1, fmt.Errorf("taking a mount name space: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return -1, fmt.Errorf("making its mounts private: %w", err)
+	}
+	all, release, err := options("lowerdir", lowers, upper, work) // of this name space's mounts
+	if err != nil {
+		return -1, err
+	}
+	defer release()
+	var below, others []string
+	for _, o := range all {
+		if o[0] == "lowerdir" {
+			below = append(below, o[1])
+		} else {
+			others = append(others, o[0]+"="+o[1])
 		}
 	}
-	if err := unix.FsconfigSetString(fs, "lowerdir", strings.Join(lowers, ":")); err != nil {
-		return fmt.Errorf("lowerdir of %d layers: %w", len(lowers), err)
+	text := "lowerdir=" + strings.Join(below, ":") + "," + strings.Join(others, ",")
+	if err := unix.Mount("overlay", newRoot, "overlay", unix.MS_NOSUID|unix.MS_NODEV, text); err != nil {
+		return -1, err
 	}
-	return nil
+	return unix.OpenTree(unix.AT_FDCWD, newRoot, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 }
 
 // given tells the first process which descriptors it has, from the first on.

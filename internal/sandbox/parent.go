@@ -239,10 +239,14 @@ func hostGID(hostID int) int {
 
 func (p *process) cleanup() {
 	if p.bounds != nil {
-		p.bounds.last()
+		p.bounds.hurry()
 	}
 	p.cmd.Process.Kill()
 	p.group.kill()
+	if p.bounds != nil {
+		p.bounds.end()
+		p.bounds.disk.close()
+	}
 	p.ack.Close()
 	p.specW.Close()
 	p.cmd.Wait()
@@ -334,13 +338,19 @@ func (p *process) serve(ctx context.Context, clock func() time.Time) (Report, er
 		p.report.LimitHit, p.lost = found.limit, found.lost
 	case <-ctx.Done():
 	}
-	p.measureLast()
+	// The limits are the room's as long as it is there; how much was written can be
+	// seen afterwards, and takes as long as there are files.
+	if len(p.lost) == 0 {
+		p.lost = p.group.lost(p.cmd.Process.Pid)
+	}
+	p.bounds.hurry()
 	p.cmd.Process.Kill() // pid 1: everything in the pid namespace dies with it
 	p.group.kill()
 	p.cmd.Wait()
+	p.report.FinishedOn = clock()
 	watcher.stop()
 	<-watching
-	p.report.FinishedOn = clock()
+	p.measureLast()
 	p.report.Egress, p.probed = watcher.seen(), watcher.probed
 	p.report.Trace = agent.finish()
 	if err := ctx.Err(); err != nil {
@@ -367,7 +377,7 @@ func (p *process) finish(last note) {
 	}
 }
 
-// measureLast looks at the limits once more while the room is still there.
+// measureLast looks at what was written, when everything has ended.
 func (p *process) measureLast() {
 	found := p.bounds.last()
 	if p.report.LimitHit == "" {

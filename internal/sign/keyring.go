@@ -132,6 +132,9 @@ func open(cfg Config, create bool) (*Keyring, error) {
 	if err := k.certificates(f); err != nil {
 		return nil, err
 	}
+	if !create { // nothing was written, and the home may be another user's
+		return k, nil
+	}
 	return k, f.syncDirs()
 }
 

@@ -26,6 +26,7 @@ type Commit struct {
 	Author    string
 	Committer string
 	When      time.Time // the committer's claim
+	Encoding  string    // of its message, as it claims; "" is UTF-8
 	Signature []byte    // armored; nil when unsigned
 	Signed    []byte    // the bytes the signature is over
 }
@@ -130,6 +131,8 @@ func (c *Commit) header(name, text string, raw []byte, offset, size int) error {
 			return malformed("the committer's time: %w", err)
 		}
 		c.When = time.Unix(sec, 0).UTC()
+	case "encoding":
+		c.Encoding = text
 	case "gpgsig", "gpgsig-sha256":
 		if c.Signature != nil {
 			return malformed("it carries two signatures")

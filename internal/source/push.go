@@ -282,6 +282,7 @@ func (j *pushJudge) tip(ctx context.Context, u Update) (string, error) {
 				return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object %s is named %.200q", id, named)
 			}
 			j.tags[id] = true
+			j.tag(o) // also one that was in the store before
 			id = to
 		default:
 			return "", hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "%s is a %s; a reference shows a commit", id, o.Type)
@@ -313,6 +314,9 @@ func (j *pushJudge) commit(o Object) error {
 	if err != nil {
 		j.add(hallmark.CodeSourceObjectInvalid, "make the commit again with git", "commit %s: %s", o.ID, err)
 		return nil
+	}
+	if c.Encoding != "" && !readable(c.Encoding) {
+		j.add(hallmark.CodeSourceEncoding, "write messages in UTF-8: git config --unset i18n.commitEncoding, and make the commit again", "commit %s says that its text is in %.40q, which reads otherwise to whoever decodes it", o.ID, c.Encoding)
 	}
 	p := PushedCommit{Commit: o.ID, Author: c.Author, Committer: c.Committer}
 	defer func() { j.facts.Commits = append(j.facts.Commits, p) }()

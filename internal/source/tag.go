@@ -11,86 +11,105 @@ import (
 	"github.com/hallmark-sc/hallmark"
 )
 
-// Tag is a parsed tag object.
-type Tag struct {
-	Name      string
-	Tagger    string // "" in very old ones
-	Signature []byte // armored; nil when unsigned
-	Signed    []byte // the bytes the signature is over
-}
-
-// signatureLines begin a signature in the text of a tag, as git looks for them.
-func signatureLines() []string {
-	return []string{"-----BEGIN SSH SIGNATURE-----", "-----BEGIN PGP SIGNATURE-----", "-----BEGIN PGP MESSAGE-----", "-----BEGIN SIGNED MESSAGE-----"}
-}
-
-// ParseTag reads a raw tag object and cuts its signature off by bytes: as git
-// does, at the last line that begins one.
-func ParseTag(raw []byte) (Tag, error) {
-	var t Tag
-	bad := func(format string, args ...any) (Tag, error) {
-		return t, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object: "+format, args...)
+// ParseTag reads a raw tag object strictly, as a commit that its tagger made:
+// object, type, tag and tagger, each once and in this order, and the signature
+// that the text ends with. The signature is over the bytes before it.
+func ParseTag(raw []byte) (Commit, error) {
+	bad := func(format string, args ...any) (Commit, error) {
+		return Commit{}, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceObjectInvalid, "tag object: "+format, args...)
 	}
 	if bytes.IndexByte(raw, 0) >= 0 {
 		return bad("it contains a NUL byte")
 	}
-	head, _, ok := bytes.Cut(raw, []byte("\n\n"))
+	head, text, ok := bytes.Cut(raw, []byte("\n\n"))
 	if !ok {
 		return bad("it has no end of headers")
 	}
-	seen := map[string]bool{}
-	for line := range strings.SplitSeq(string(head), "\n") {
-		name, value, _ := strings.Cut(line, " ")
-		if seen[name] {
-			return bad("header %.40q stands twice", name)
+	names := []string{"object", "type", "tag", "tagger"}
+	lines := strings.Split(string(head), "\n")
+	if len(lines) == len(names)-1 && strings.HasPrefix(lines[len(lines)-1], "tag ") {
+		return Commit{}, hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSourceTagger, "it names no tagger") // as git's own did once
+	}
+	if len(lines) != len(names) {
+		return bad("want the headers %s and no other", strings.Join(names, ", "))
+	}
+	var c Commit
+	for i, l := range lines {
+		value, ok := strings.CutPrefix(l, names[i]+" ")
+		if !ok || value == "" {
+			return bad("header %d is %.80q, want %s", i+1, l, names[i])
 		}
-		seen[name] = true
-		switch name {
-		case "object", "type":
-		case "tag":
-			t.Name = value
-		case "tagger":
-			t.Tagger = value
-		default: // a signature in a header would be one that nobody looked at
-			return bad("header %.40q is not known", name)
+		if names[i] == "tagger" { // read as a committer is
+			if err := c.header("committer", value, raw, 0, 0); err != nil {
+				return bad("tagger: %w", err)
+			}
 		}
 	}
-	at := -1
-	for offset := len(head) + 2; offset < len(raw); {
-		line, _, _ := bytes.Cut(raw[offset:], []byte{'\n'})
-		if slices.Contains(signatureLines(), string(line)) {
-			at = offset
-		}
-		offset += len(line) + 1
-	}
+	c.Author, c.Signed = c.Committer, raw
+	at := signatureIn(text)
 	if at < 0 {
-		t.Signed = raw
-		return t, nil
+		return c, nil
 	}
-	t.Signed, t.Signature = raw[:at], raw[at:]
-	return t, nil
+	at += len(head) + 2
+	c.Signature, c.Signed = raw[at:], raw[:at]
+	return c, nil
 }
 
-const tagFix = "make it again under your own name: git tag -d NAME, then git tag -s NAME"
+// signatureIn is where the signature of a tag begins in its text, as git finds it:
+// at the last line that can begin one; -1 is nowhere.
+func signatureIn(text []byte) int {
+	at := -1
+	for i := 0; i < len(text); {
+		for _, begin := range []string{"-----BEGIN SSH SIGNATURE-----", "-----BEGIN PGP SIGNATURE-----", "-----BEGIN PGP MESSAGE-----", "-----BEGIN SIGNED MESSAGE-----"} {
+			if bytes.HasPrefix(text[i:], []byte(begin)) {
+				at = i
+			}
+		}
+		n := bytes.IndexByte(text[i:], '\n')
+		if n < 0 {
+			break
+		}
+		i += n + 1
+	}
+	return at
+}
 
-// tag judges the signature of a tag that has one: it must be its tagger's. One
-// without is vouched for by whoever pushes it, which the log says.
+const signTagAs = "sign it as its tagger, with a key of your own: git tag -s; or make a plain tag, which claims nobody: git tag NAME COMMIT"
+
+// tag judges a tag object as a commit is judged: whom it names as its tagger must
+// have signed it.
 func (j *pushJudge) tag(o Object) {
-	t, err := ParseTag(o.Data)
+	if j.seen[o.ID] {
+		return
+	}
+	j.seen[o.ID] = true
+	c, err := ParseTag(o.Data)
 	if err != nil {
-		j.add(hallmark.CodeSourceObjectInvalid, "make the tag again with git", "tag %s: %s", o.ID, err)
+		j.add(hallmark.CodeOf(err), "make the tag again with git", "tag object %s: %s", o.ID, err)
 		return
 	}
-	if t.Signature == nil {
+	if c.Signature == nil {
+		j.add(hallmark.CodeSourceUnsigned, signTagAs, "tag object %s is not signed", o.ID)
 		return
 	}
-	v := verify(Config{Verify: j.cfg.Verify, Clock: j.cfg.Clock}, Commit{Signature: t.Signature, Signed: t.Signed, When: j.cfg.Clock()})
+	v := verify(Config{Verify: j.cfg.Verify, Clock: j.cfg.Clock}, c)
 	if v.Code != "" {
-		j.add(v.Code, fixOf(v.Code, tagFix), "tag %s: %s", o.ID, v.Message)
+		j.add(v.Code, fixOf(v.Code, signTagAs), "tag object %s: %s", o.ID, v.Message)
 		return
 	}
-	mail := Mail(t.Tagger)
+	mail := Mail(c.Committer)
 	if !slices.ContainsFunc(v.Principals, func(p hallmark.Principal) bool { return p.Name == mail || j.cfg.Same(p.Name, mail) }) {
-		j.add(hallmark.CodeSourceSignerNotAuthor, tagFix, "tag %s is signed with the key of %s, its tagger is %q", o.ID, v.Principals[0].Name, mail)
+		j.add(hallmark.CodeSourceTagger, signTagAs, "tag object %s is signed with the key of %s, its tagger is %q", o.ID, v.Principals[0].Name, mail)
 	}
+}
+
+// readable reports whether a text in an encoding says the same to who reads bytes
+// and to who decodes it, as far as ASCII goes, in which secrets and commands are
+// written.
+func readable(encoding string) bool {
+	e := strings.ToLower(strings.TrimSpace(encoding))
+	if slices.Contains([]string{"utf-8", "utf8", "us-ascii", "ascii", "latin1", "latin-1", "koi8-r", "koi8-u", "euc-jp", "euc-kr"}, e) {
+		return true
+	}
+	return slices.ContainsFunc([]string{"iso-8859-", "iso8859-", "windows-125", "cp125"}, func(p string) bool { return strings.HasPrefix(e, p) })
 }

@@ -266,6 +266,23 @@ func (s *Store) BundleOf(ctx context.Context, statement hallmark.Digest) (hallma
 	return hallmark.Digest(b), true, nil
 }
 
+// Forget takes out all that the index has of a statement, as losing rows does; log
+// and blobs keep it.
+func (s *Store) Forget(ctx context.Context, statement hallmark.Digest) error {
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		for _, q := range []string{"DELETE FROM leaf WHERE statement = ?", "DELETE FROM subject WHERE statement = ?", "DELETE FROM statement WHERE digest = ?"} {
+			if _, err := tx.ExecContext(ctx, q, string(statement)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("forgetting statement %s: %w", statement, err)
+	}
+	return nil
+}
+
 // inOrder is the order of the log: signing times have seconds only.
 const inOrder = " ORDER BY s.at, (SELECT max(l.at) FROM leaf l WHERE l.statement = s.digest), s.digest"
 

@@ -168,6 +168,12 @@ func (r *Reader) follows(ctx context.Context, old *Head, next Head) error {
 	return nil
 }
 
+// Check compares the published checkpoint with the guard and with a head that is
+// known from elsewhere, as opening the log does.
+func (r *Reader) Check(ctx context.Context, g Guard, known Head) error {
+	return r.checkGuard(ctx, g, known)
+}
+
 // checkGuard compares the published checkpoint with the guard, and both with a
 // head that the caller knows from elsewhere, before anything is appended. Only a
 // log without entries may be without a guard.

@@ -62,6 +62,9 @@ type Config struct {
 	// directory and the guard, such as in a bundle that it verified: losing log
 	// and guard together is noticed. The zero value says that none was seen.
 	Known Head
+	// Settle is called when nothing is written any more and the log is still held,
+	// as by root who gives what it wrote to the log's owner. Optional.
+	Settle func() error
 }
 
 // Log is an open log. It is safe for concurrent use; one process at a time.
@@ -113,6 +116,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, hallmark.Errorf(hallmark.KindUnavailable, "opening the log: %w", err)
 	}
 	if err := l.start(); err != nil {
+		if cfg.Settle != nil {
+			err = errors.Join(err, cfg.Settle())
+		}
 		l.lock.Close()
 		return nil, err
 	}
@@ -157,6 +163,9 @@ func (l *Log) Close() error {
 		err = l.shutdown(ctx)
 	}
 	l.cancel()
+	if l.cfg.Settle != nil {
+		err = errors.Join(err, l.cfg.Settle())
+	}
 	return errors.Join(err, l.lock.Close())
 }
 

@@ -353,3 +353,24 @@ func StatementOf(body []byte) (hallmark.Digest, error) {
 	}
 	return hallmark.DigestFromSum([32]byte(e.Spec.V2.Data.Digest)), nil
 }
+
+// LeafOf reads out of a bundle which leaf its entry is and where it stands. The
+// caller verified the bundle.
+func LeafOf(bundle []byte) (leaf []byte, index uint64, err error) {
+	var b struct {
+		Material struct {
+			Entries []struct {
+				Index uint64 `json:"logIndex,string"`
+				Body  []byte `json:"canonicalizedBody"`
+			} `json:"tlogEntries"`
+		} `json:"verificationMaterial"`
+	}
+	if err := json.Unmarshal(bundle, &b); err != nil {
+		return nil, 0, fmt.Errorf("reading a bundle: %w", err)
+	}
+	if len(b.Material.Entries) != 1 {
+		return nil, 0, fmt.Errorf("a bundle with %d log entries", len(b.Material.Entries))
+	}
+	e := b.Material.Entries[0]
+	return rfc6962.DefaultHasher.HashLeaf(e.Body), e.Index, nil
+}
