@@ -125,6 +125,7 @@ func TestScript(t *testing.T) {
 			"registry":      cmdRegistry,
 			"remote":        cmdRemote,
 			"rootsdigest":   cmdRootsDigest,
+			"runid":         cmdRunID,
 			"serve":         cmdServe,
 			"snapshot":      cmdSnapshot,
 			"statement":     cmdStatement,
