@@ -84,7 +84,7 @@ func run(t *testing.T, e trace.Engine, script string, change func(*sandbox.Spec)
 	var out bytes.Buffer
 	spec := sandbox.Spec{
 		Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + sandbox.Path()}, Dir: "/tmp", Stdout: &out, Stderr: &out,
-		Limits: sandbox.Limits{Wall: 10 * time.Minute, Memory: 1 << 30, PIDs: 256, Disk: 256 << 20},
+		Limits: sandbox.Limits{Wall: 40 * time.Minute, Memory: 1 << 30, PIDs: 256, Disk: 256 << 20},
 		Trace:  &sandbox.Trace{Engine: e, Log: filepath.Join(t.TempDir(), "log")},
 	}
 	if change != nil {
