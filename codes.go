@@ -50,6 +50,15 @@ const (
 	CodeChangeApprover        Code = "CHANGE_APPROVER_NOT_INDEPENDENT"
 	CodeChangeOwner           Code = "CHANGE_OWNER_MISSING"
 	CodeChangeHeld            Code = "CHANGE_HELD_FOR_APPROVAL"
+	CodeChangeRun             Code = "CHANGE_RUN_NOT_APPROVED"
+	CodeChangeNotLanded       Code = "CHANGE_NOT_LANDED"
+	CodeRunUnknown            Code = "RUN_UNKNOWN"
+	CodeRunQueueFull          Code = "RUN_QUEUE_FULL"
+	CodeRunLost               Code = "RUN_LOST"
+	CodeRunCancelled          Code = "RUN_CANCELLED"
+	CodeRunUnlogged           Code = "RUN_NOT_IN_LOG"
+	CodeRunNoBuilds           Code = "RUN_NO_BUILDS_HERE"
+	CodeRunOpen               Code = "RUN_NOT_ENDED"
 	CodeCommitHidden          Code = "SOURCE_COMMIT_HIDDEN"
 	CodeSourceAuthor          Code = "SOURCE_AUTHOR_NOT_SIGNER"
 	CodeSourceName            Code = "SOURCE_NAME_DANGEROUS"
@@ -96,6 +105,7 @@ const (
 	CodeDependencyIntegrity   Code = "DEPENDENCY_INTEGRITY"
 	CodeDependencyScript      Code = "DEPENDENCY_INSTALL_SCRIPT"
 	CodeDependencyVendor      Code = "DEPENDENCY_VENDOR_ALTERED"
+	CodeDependencyNew         Code = "DEPENDENCY_NOT_FETCHED_BEFORE"
 
 	// Scans.
 	CodeSecretFound       Code = "SECRET_FOUND"

@@ -88,6 +88,17 @@ const (
 	ReviewPropose = "propose"
 	ReviewApprove = "approve"
 	ReviewHold    = "hold" // a push from outside that waits
+	ReviewRun     = "run"  // lets exactly this revision run, without secrets and network
+)
+
+// ChangeRefs is what a build of a change names as its reference: no branch and no
+// tag, since nothing of it has landed.
+const ChangeRefs = "refs/changes/"
+
+// Guarantees of an environment that the platform itself gives.
+const (
+	GuaranteeFresh  = "environment-fresh" // nothing of an earlier build was there
+	GuaranteeSigner = "signer-separate"   // who built can't reach what signs
 )
 
 // ChangeReview is what somebody said of a change: of one exact revision for one

@@ -22,9 +22,11 @@ type serveLab struct {
 	cmd      *exec.Cmd
 	url, ca  string
 	commits  int
+	builds   bool // what is accepted is built
 	hooksDir string
 	flags    []string // of serve
 	as       *syscall.SysProcAttr
+	config   string // of the server, besides
 }
 
 const labRules = `[
@@ -97,7 +99,9 @@ func (l *serveLab) program(dir, name string, args ...string) string {
 
 func (l *serveLab) start() {
 	l.t.Helper()
-	l.cmd = l.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, l.flags...)...)
+	// What is killed here is pushes and merges; builds would be in the way.
+	l.write("serve.yaml", fmt.Sprintf("builds:\n  enabled: %v\n%s", l.builds, l.config))
+	l.cmd = l.command(append([]string{"serve", "--listen", "127.0.0.1:0", "--config", l.path("serve.yaml")}, l.flags...)...)
 	l.cmd.SysProcAttr = l.as
 	log, err := os.OpenFile(l.path("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -139,7 +143,7 @@ func (l *serveLab) signIn() {
 			continue
 		}
 		l.program("", l.bin, "sign-in", "--key", l.path(name), "--as", name+"@example.org", "--repository", "app",
-			"--scope", "repository.read,ref.push,change.propose,change.approve,change.merge", "--out", l.path(name+".token"))
+			"--scope", "repository.read,ref.push,change.propose,change.approve,change.merge,build.request,evidence.read", "--out", l.path(name+".token"))
 	}
 }
 
@@ -258,7 +262,7 @@ func (l *serveLab) gone() {
 	l.t.Helper()
 	l.until("the end of every git process", func() bool {
 		signers := l.processes(signerWord)
-		if l.cmd == nil || len(l.flags) == 0 {
+		if l.cmd == nil || l.config == "" {
 			return len(l.processes("")) == 0
 		}
 		return len(signers) == 1 && len(l.processes("")) == 1 && descends(fmt.Sprint(signers[0]), l.cmd.Process.Pid)

@@ -178,6 +178,21 @@ func cmdRemote(ts *testscript.TestScript, _ bool, args []string) {
 
 var changeForm = regexp.MustCompile(`c-[0-9a-f]{16}`)
 
+var runForm = regexp.MustCompile(`r-[0-9a-f]{16}`)
+
+// runid NAME sets a variable to the first run that the last command named on
+// standard output, or on standard error where it named none there.
+func cmdRunID(ts *testscript.TestScript, _ bool, args []string) {
+	id := runForm.FindString(ts.ReadFile("stdout"))
+	if id == "" {
+		id = runForm.FindString(ts.ReadFile("stderr"))
+	}
+	if id == "" {
+		ts.Fatalf("no run is named")
+	}
+	ts.Setenv(args[0], id)
+}
+
 // changeid NAME sets a variable to the change that the last command named on
 // standard output, heldid NAME to the one on standard error.
 func cmdChangeID(stream string) func(*testscript.TestScript, bool, []string) {

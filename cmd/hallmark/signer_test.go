@@ -27,8 +27,7 @@ func newSignerLab(t *testing.T) *serveLab {
 			t.Fatal(err)
 		}
 	}
-	l.write("serve.yaml", fmt.Sprintf("signer:\n  user: %q\n", fmt.Sprint(signerUser)))
-	l.flags = []string{"--config", l.path("serve.yaml")}
+	l.config = fmt.Sprintf("signer:\n  user: %q\n", fmt.Sprint(signerUser))
 	return l
 }
 

@@ -28,6 +28,7 @@ type ChangeProposal struct {
 // ChangeAnswer is the gate's answer to what somebody wants of a change.
 type ChangeAnswer struct {
 	Change  string            `json:"change"`
+	Run     string            `json:"run,omitempty"` // that was queued
 	Allowed bool              `json:"allowed"`
 	Reasons []hallmark.Reason `json:"reasons"`
 }
@@ -182,5 +183,6 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	s.counters.write(w)
 	pushing, waiting := s.git.Load()
 	fmt.Fprintf(w, "# HELP hallmark_pushes Pushes under way.\n# TYPE hallmark_pushes gauge\nhallmark_pushes %d\n# HELP hallmark_pushes_waiting Pushes that wait for their turn.\n# TYPE hallmark_pushes_waiting gauge\nhallmark_pushes_waiting %d\n", pushing, waiting)
+	s.builds.write(r.Context(), w)
 	s.alerts.write(w)
 }

@@ -48,7 +48,7 @@ func (b *builder) request(rev hallmark.Revision, def *build.Pipeline) build.Requ
 	}
 	return build.Request{
 		Repository: rev.Repository, Ref: rev.Ref, Requesters: b.order.requester.Principals,
-		Builder: intoto.BuilderLocal, Image: image, Parameters: b.order.parameters,
+		Builder: b.on.builder, Image: image, Parameters: b.order.parameters,
 	}
 }
 
@@ -137,6 +137,6 @@ func (b *builder) buildPolicy() build.Policy {
 
 // fingerprint names all that a saved build depends on beside the revision.
 func (b *builder) fingerprint(tools []attest.Tool) (hallmark.Digest, error) {
-	raw, err := json.Marshal(map[string]any{"tools": tools, "parameters": b.order.parameters, "requester": b.order.requester, "platform": platform()})
+	raw, err := json.Marshal(map[string]any{"tools": tools, "parameters": b.order.parameters, "requester": b.order.requester, "platform": platform(), "builder": b.on.builder, "separateSigner": b.on.separate})
 	return hallmark.DigestOf(raw), err
 }

@@ -298,8 +298,14 @@ func nearestApproval(c change) string {
 // mayAgree says why somebody's agreement to a change does not count; nil is that
 // it does.
 func (s *Server) mayAgree(r *rules, c change, parties []string, who hallmark.Principal, at time.Time) *hallmark.Reason {
+	return s.mayJudge(r, c, parties, who, access.ChangeApprove, at)
+}
+
+// mayJudge says why somebody's word about a change does not count, for what they
+// need a permission.
+func (s *Server) mayJudge(r *rules, c change, parties []string, who hallmark.Principal, needed access.Permission, at time.Time) *hallmark.Reason {
 	name := who.Name
-	ruling := r.book.Rule(access.Request{Principal: name, Permission: access.ChangeApprove, Repository: c.name, Ref: c.Target, At: at})
+	ruling := r.book.Rule(access.Request{Principal: name, Permission: needed, Repository: c.name, Ref: c.Target, At: at})
 	p, _ := r.book.Named(name)
 	no := func(format string, args ...any) *hallmark.Reason {
 		return &hallmark.Reason{Code: hallmark.CodeChangeApprover, Check: "review", Message: fmt.Sprintf(format, args...), Missing: "an approval of somebody independent", Fix: "let somebody else approve " + c.ID}
@@ -575,6 +581,11 @@ func (s *Server) merge(ctx context.Context, who gitgate.Caller, id string) (hall
 	if err == nil && d.Allowed() {
 		s.log.Info("reference moves", "principal", who.Name, "repository", c.name, "ref", c.Target, "new", c.Revision, "change", c.ID)
 	}
+	if unlock != nil && logged != "" {
+		if err := s.landed(context.WithoutCancel(ctx), c.name, c.Target, logged); err != nil {
+			s.log.Error("a build could not be queued; the next start does it", "repository", c.name, "ref", c.Target, "error", err.Error())
+		}
+	}
 	return d, err
 }
 
@@ -628,8 +639,12 @@ func (s *Server) requiredChecks(ctx context.Context, c change, st *standing) err
 		if why, bad := failed[name]; bad {
 			st.Reasons = append(st.Reasons, why)
 		} else if !passed[name] {
+			fix := "hallmark run --server URL " + c.name + " --rev " + c.Revision
+			if c.ID != "" { // nobody but maintainers can have it run
+				fix = "hallmark change run " + c.ID
+			}
 			st.Reasons = append(st.Reasons, hallmark.Reason{Code: hallmark.CodeCheckNotRun, Check: name, Message: fmt.Sprintf("check %s has not passed for %s", name, c.Revision),
-				Missing: "a passed check of exactly this revision", Fix: "hallmark run REPOSITORY --rev " + c.Revision + " --repository " + c.Repository})
+				Missing: "a passed check of exactly this revision", Fix: fix})
 		}
 	}
 	return nil

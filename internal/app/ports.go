@@ -42,11 +42,32 @@ type sourcePort struct {
 	tool          hallmark.Tool
 	room          *room
 	when          time.Time // of the checked commit
+	pin           *pinned   // nil: the revision is what the repository says it is
+}
+
+// pinned is a revision that was decided of elsewhere: this commit, as of this
+// reference, wherever that is by now.
+type pinned struct{ commit, ref string }
+
+type pinnedRepository struct {
+	*gitcli.Repository
+	pinned
+}
+
+func (p pinnedRepository) Resolve(rev string) (commit, ref string, err error) {
+	if rev != p.commit {
+		return "", "", hallmark.Errorf(hallmark.KindInternal, "revision %.80q was not decided of", rev)
+	}
+	return p.commit, p.ref, nil
 }
 
 func (s *sourcePort) Check(ctx context.Context, rev string) (pipeline.SourceFacts, error) {
+	var repo source.Repository = s.repo
+	if s.pin != nil {
+		repo = pinnedRepository{s.repo, *s.pin}
+	}
 	p, err := source.Check(ctx, source.Config{
-		Repository: s.repo, URI: s.uri, CommittedOnly: s.committedOnly, Clock: now, Tool: s.tool,
+		Repository: repo, URI: s.uri, CommittedOnly: s.committedOnly, Clock: now, Tool: s.tool,
 		Files: s.repo.Files, Binaries: s.room.params.Binaries,
 		Verify: func(sig, signed []byte, at time.Time) source.Verdict { return verdictOn(s.signers, sig, signed, at) },
 	}, rev)
@@ -260,6 +281,8 @@ type builder struct {
 	parts  BuildParts
 	given  givenToBuild
 	order  order
+	on     buildPlatform
+	fresh  bool          // nothing was in the place of the build before
 	tools  []attest.Tool // of this machine, as Fingerprint read them: a result is saved under these
 }
 
@@ -322,6 +345,9 @@ func (b *builder) Build(ctx context.Context, in pipeline.Input, workDir string) 
 		if _, ok := b.given.secrets[name]; !ok {
 			return pipeline.BuildOutput{}, build.MissingSecret(name)
 		}
+	}
+	if b.fresh, err = untouched(workDir); err != nil {
+		return pipeline.BuildOutput{}, err
 	}
 	scratch := filepath.Join(workDir, "scratch")
 	if err := sandbox.NewScratch(scratch, b.room.hostID); err != nil {
@@ -402,7 +428,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	reasons = append(reasons, cooked.reasons...)
 	f := attest.Build{
 		Revision: in.Revision, Pipeline: intoto.PipelineRef{Path: pipeline.PipelineFile, Digest: hallmark.DigestOf(in.Export.Pipeline)},
-		BuilderID: intoto.BuilderLocal, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
+		BuilderID: b.on.builder, Version: b.tool.Version, StartedOn: res.StartedOn, FinishedOn: res.FinishedOn,
 		Dependencies: in.Dependencies.List, Tools: kit.tools, Images: kit.images, Platform: platform(), Files: in.Export.Files, Manifest: in.Export.Manifest,
 		Parameters: b.order.parameters, Requester: &b.order.requester, Rule: b.rule(in.Revision, def), Recipes: cooked.files,
 	}
@@ -452,6 +478,7 @@ func (b *builder) conclude(ctx context.Context, in pipeline.Input, def *build.Pi
 	for _, g := range res.Guarantees {
 		f.Guarantees = append(f.Guarantees, attest.Guarantee{Name: g.Name, Holds: g.Holds, Detail: g.Detail})
 	}
+	f.Guarantees = append(f.Guarantees, b.platformGuarantees()...)
 	out.Decision = b.parts.Authorize(
 		b.buildPolicy(),
 		build.Facts{Request: b.request(in.Revision, def), BuilderID: f.BuilderID, Defined: slices.Concat(def.Steps, cooked.defined), Rooms: traced.rooms, Tools: toolNames(kit.tools), Steps: res.Steps, Guarantees: res.Guarantees, TraceWhole: traced.trace.Whole, Executed: traced.programs, Loaded: traced.loaded, Written: traced.written, Brought: traced.brought, Artifacts: len(f.Artifacts), SourceChanged: swapped, Reasons: append(reasons, traced.reasons...)})

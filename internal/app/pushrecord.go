@@ -104,6 +104,8 @@ func (g *sourceGate) settle(p *gitgate.Push, c *considered) {
 	for _, l := range c.locked {
 		if err := g.s.settle(ctx, p.Repository, l.ref, c.done[l.ref]); err != nil {
 			g.s.log.Error("a logged transition could not be settled", "repository", p.Repository, "ref", l.ref, "error", err.Error())
+		} else if err := g.s.landed(ctx, p.Repository, l.ref, c.done[l.ref]); err != nil {
+			g.s.log.Error("a build could not be queued; the next start does it", "repository", p.Repository, "ref", l.ref, "error", err.Error())
 		}
 		l.unlock()
 	}

@@ -38,6 +38,7 @@ type RunConfig struct {
 	Progress      func(pipeline.Event)
 	Secrets       []string          // NAME=FILE; given to the steps that name them
 	Alert         func(EgressAlert) // hears of attempts to leave while their step runs; may be nil
+	platform      *buildPlatform    // nil is this machine, for whoever holds the home
 }
 
 // Run takes one revision from commit to verdict.
@@ -85,13 +86,18 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if err != nil {
 		return pc, nil, err
 	}
-	signer := newSigner(h.Layout, h.id, h.keys, h.stores)
-	cleanup := func() error { return errors.Join(signer.close(), durable.RemoveTree(work), lock.Close()) }
+	on, end := h.platform(cfg)
+	cleanup := func() error { return errors.Join(end(), durable.RemoveTree(work), lock.Close()) }
 	defer func() {
 		if err != nil {
 			cleanup()
 		}
 	}()
+	if on.pack != "" {
+		if cfg.Repo, err = h.heldRepository(ctx, cfg.Repo, on.pack, work); err != nil {
+			return pc, nil, err
+		}
+	}
 	repo, uri, err := openRepository(ctx, cfg, work)
 	if err != nil {
 		return pc, nil, err
@@ -124,17 +130,21 @@ func (h *Home) Pipeline(ctx context.Context, cfg RunConfig) (pc pipeline.Config,
 	if len(fingerprintKey) != 32 { // with a known key, a fingerprint confirms a guessed secret
 		return pc, nil, hallmark.Errorf(hallmark.KindInvalid, "fingerprint key %s has %d bytes, not 32", h.Fingerprints(), len(fingerprintKey))
 	}
-	src := &sourcePort{repo: repo, signers: signers, uri: uri, committedOnly: cfg.CommittedOnly, tool: tool, room: room}
+	src := &sourcePort{repo: repo, signers: signers, uri: uri, committedOnly: cfg.CommittedOnly, tool: tool, room: room, pin: on.pin}
+	var resolves pipeline.Resolver = &resolver{room: room, gateway: gateway}
+	if on.offline {
+		resolves = knownResolver{resolves}
+	}
 	sc := scanners{home: h, room: room, tool: tool, source: src, key: fingerprintKey}
 	roots := h.verifier.Roots()
 	pc = pipeline.Config{
-		Source: src, Resolver: &resolver{room: room, gateway: gateway}, Scanners: sc.all(), ImageScanner: imageScanner{sc, h.stores.blobs}, Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room, h), given: gifts, order: order{requester: localRequester(), parameters: cfg.Parameters}},
-		Documents: documents{}, Signer: signer, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
+		Source: src, Resolver: resolves, Scanners: sc.all(), ImageScanner: imageScanner{sc, h.stores.blobs}, Builder: &builder{home: h, room: room, tool: tool, stores: h.stores, parts: buildParts(room, h), given: gifts, on: on, order: order{requester: on.requester, parameters: cfg.Parameters}},
+		Documents: documents{}, Signer: roleSigner{on.sign, on.identity}, Decider: &decider{verifier: h.verifier, engine: engine, roots: roots},
 		Saves: sealedSaves{h.stores.index, h.seal}, Blobs: h.stores.blobs, Tool: tool, Policy: h.policy.Digest(),
 		PolicyFiles: map[string][]byte{"policy.json": h.policyJSON, "policy.sigstore.jsonl": h.policyLines},
 		TrustedRoot: h.trustedJSON, Roots: h.rootsJSON, VerifierID: h.id.verifierID(), WorkDir: work, DepsDir: h.Deps(),
 		ReuseMaxAge: h.params.ReuseMaxAge, Clock: now, Progress: cfg.Progress,
-		BuilderCert: pipeline.CertificateIdentity{Issuer: "https://" + h.id.trustDomain(), SAN: "spiffe://" + h.id.trustDomain() + "/builder/local"},
+		BuilderCert: pipeline.CertificateIdentity{Issuer: "https://" + h.id.trustDomain(), SAN: "spiffe://" + h.id.trustDomain() + on.san},
 		ReleaseKey:  releaseKey(roots),
 	}
 	if err := os.MkdirAll(h.Deps(), 0o755); err != nil {

@@ -61,6 +61,7 @@ type Server struct {
 	locks    refLocks
 	issued   sync.Map // tokens that the log is known to have
 	spool    *spool
+	builds   *builds
 	oidc     *identity.OIDC
 
 	mu    sync.RWMutex
@@ -105,6 +106,11 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		return errors.Join(err, l.Close())
 	}
 	defer stopMetrics()
+	s.builds = newBuilds(ctx, s)
+	defer s.builds.close()
+	if err := s.builds.start(); err != nil {
+		return err
+	}
 	srv := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
@@ -123,6 +129,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		return hallmark.Errorf(hallmark.KindInternal, "serving: %w", err)
 	case <-ctx.Done():
 	}
+	s.builds.close() // what is built is given back, and who listens to it is let go
 	// The context of the command has ended; what is under way has its own.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()

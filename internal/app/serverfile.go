@@ -29,6 +29,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/build"
 )
 
 // ServerFile is the configuration of hallmark serve. It holds nothing that
@@ -40,6 +41,7 @@ type ServerFile struct {
 	TLS     ServerTLS     `yaml:"tls"`
 	Limits  ServerLimit   `yaml:"limits"`
 	Alerts  []ServerAlert `yaml:"alerts"`
+	Builds  ServerBuild   `yaml:"builds"`
 	Signer  ServerSigner  `yaml:"signer"`
 	maximum int64
 }
@@ -59,9 +61,54 @@ type ServerLimit struct {
 	Wait       string `yaml:"wait"`       // for a turn, such as 30s
 }
 
+// ServerBuild is how much the server builds, and what with.
+type ServerBuild struct {
+	Enabled bool           `yaml:"enabled"` // false: nothing is built here
+	Workers int            `yaml:"workers"`
+	Queue   int            `yaml:"queue"` // runs of one principal that may wait
+	Secrets []ServerSecret `yaml:"secrets"`
+}
+
+// ServerSecret is given to the steps that name it, of repositories and references
+// that may have it (build.secrets of the policy); never to a change.
+type ServerSecret struct {
+	Name         string   `yaml:"name"`
+	File         string   `yaml:"file"`
+	Repositories []string `yaml:"repositories"` // patterns
+}
+
+// Limits on builds.
+const (
+	maxWorkers = 256
+	maxQueue   = 100_000
+)
+
+func (b ServerBuild) check(bad func(field, format string, args ...any) error) error {
+	if b.Workers < 1 || b.Workers > maxWorkers {
+		return bad("builds.workers", "%d: want 1 to %d; a server that builds nothing says enabled: false", b.Workers, maxWorkers)
+	}
+	if b.Queue < 1 || b.Queue > maxQueue {
+		return bad("builds.queue", "%d: want 1 to %d", b.Queue, maxQueue)
+	}
+	names := map[string]bool{}
+	for i, s := range b.Secrets {
+		if !build.SecretName(s.Name) || names[s.Name] {
+			return bad("builds.secrets", "[%d].name %.60q: want the name that steps use, each once", i, s.Name)
+		}
+		names[s.Name] = true
+		if !filepath.IsAbs(s.File) {
+			return bad("builds.secrets", "[%d].file %.200q: want an absolute path", i, s.File)
+		}
+		if len(s.Repositories) == 0 || slices.Contains(s.Repositories, "") {
+			return bad("builds.secrets", "[%d].repositories: want the repositories that may have it", i)
+		}
+	}
+	return nil
+}
+
 // DefaultServerFile is what holds where the configuration says nothing.
 func DefaultServerFile() ServerFile {
-	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Metrics: "none", Limits: ServerLimit{Push: "1GiB", Pushes: 16, PushesEach: 4, Wait: "1m"}, maximum: 1 << 30}
+	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Metrics: "none", Limits: ServerLimit{Push: "1GiB", Pushes: 16, PushesEach: 4, Wait: "1m"}, Builds: ServerBuild{Enabled: true, Workers: 1, Queue: 50}, maximum: 1 << 30}
 }
 
 //go:embed serve.schema.json
@@ -97,7 +144,7 @@ func ReadServerFile(path string) (ServerFile, error) {
 	}), hint)
 }
 
-var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "", " in type app.ServerSigner", "")
+var yamlText = strings.NewReplacer("yaml: ", "", "unmarshal errors:\n  ", "", "\n  ", "; ", " in type app.ServerFile", "", " in type app.ServerTLS", "", " in type app.ServerLimit", "", " in type app.ServerAlert", "", " in type app.ServerBuild", "", " in type app.ServerSecret", "", " in type app.ServerSigner", "")
 
 // lineOf is where a field stands, or what it would stand in.
 func lineOf(n *yaml.Node, field []string) int {
@@ -146,6 +193,9 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if d, err := time.ParseDuration(f.Limits.Wait); err != nil || d <= 0 || d > maxWait {
 		return bad("limits.wait", "%.40q: want a duration up to %s, such as 30s", f.Limits.Wait, maxWait)
+	}
+	if err := f.Builds.check(bad); err != nil {
+		return err
 	}
 	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
 		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")

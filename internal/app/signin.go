@@ -225,6 +225,7 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.health)
 	s.changeRoutes(mux)
+	s.runRoutes(mux)
 	mux.HandleFunc("GET /api/v1/evidence", s.evidence)
 	mux.HandleFunc("POST /api/v1/challenge", s.challenge)
 	mux.HandleFunc("POST /api/v1/sign-in", s.signIn)

@@ -426,7 +426,7 @@ func (g *sourceGate) gather(ctx context.Context, p *gitgate.Push, c *considered,
 			break
 		}
 		st := standing{Rule: c.rule[ref]}
-		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, Revision: tip}, &st); err != nil {
+		if err := g.s.requiredChecks(ctx, change{Repository: c.uri, name: p.Repository, Revision: tip}, &st); err != nil {
 			return nil, err
 		}
 		out = append(out, st.Reasons...)
@@ -602,6 +602,9 @@ func (g *sourceGate) hold(ctx context.Context, p *gitgate.Push, c *considered, i
 		Actor: p.Caller.Principal, Grant: c.grants[u.Ref], Pack: digest, On: c.on, Policy: c.rules.policy,
 	}
 	if err := g.s.logReview(ctx, r, hallmark.Decision{Effect: hallmark.Allow}); err != nil {
+		return hallmark.Decision{}, err
+	}
+	if err := g.s.voidRuns(ctx, p.Repository, r); err != nil {
 		return hallmark.Decision{}, err
 	}
 	return gate.Denied(hallmark.Reason{Code: hallmark.CodeChangeHeld, Check: "review", Message: "it is kept as change " + r.Change + " and lands when maintainers agreed; it need not be pushed again",

@@ -101,3 +101,6 @@ func MissingSecret(name string) error {
 	return hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSecretMissing, "the pipeline names the secret %s, which was not supplied", name),
 		"hallmark run --secret "+name+"=FILE, with the value in FILE")
 }
+
+// SecretName reports whether a step could name a secret so.
+func SecretName(name string) bool { return secretName.MatchString(name) }

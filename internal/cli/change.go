@@ -158,7 +158,8 @@ whoever pushes again proposes anew.`,
 	propose.Flags().StringVar(&p.To, "to", "", "branch that it is for")
 	propose.Flags().StringVar(&p.Title, "title", "", "what it is, in a line")
 	r.tokenFlag(propose)
-	cmd.AddCommand(propose, changeShowCommand(s), changeActCommand(s, "approve", "approved", "agree to exactly this revision for this reference"), changeActCommand(s, "merge", "merged", "move the reference to the approved revision"))
+	cmd.AddCommand(propose, changeShowCommand(s), changeActCommand(s, "approve", "approved", "agree to exactly this revision for this reference"), changeActCommand(s, "merge", "merged", "move the reference to the approved revision"),
+		changeActCommand(s, "run", "runs", "let exactly this revision run before it landed, without secrets and without network"))
 	return cmd
 }
 
@@ -168,6 +169,8 @@ func (s *streams) changeAnswer(a app.ChangeAnswer, done string, err error) error
 	}
 	if s.json {
 		s.message(a)
+	} else if a.Allowed && a.Run != "" {
+		s.print("%s %s as %s", done, a.Change, a.Run)
 	} else if a.Allowed {
 		s.print("%s %s", done, a.Change)
 	}

@@ -162,7 +162,7 @@ hallmark wrap ends with the exit code of its command.`,
 	root.AddCommand(
 		initCommand(s), runCommand(s), wrapCommand(s), rebuildCommand(s), verifyCommand(s), explainCommand(s), replayCommand(s),
 		logCommand(s), policyCommand(s), imageCommand(s), advisoriesCommand(s), reportCommand(s), drillCommand(s), cacheCommand(s),
-		serveCommand(s), signerCommand(s), repositoryCommand(s), accessCommand(s), signInCommand(s), changeCommand(s), sourceCommand(s), auditCommand(s), doctorCommand(s), schemaCommand(s), versionCommand(s),
+		serveCommand(s), signerCommand(s), repositoryCommand(s), accessCommand(s), signInCommand(s), changeCommand(s), runsCommand(s), sourceCommand(s), auditCommand(s), doctorCommand(s), schemaCommand(s), versionCommand(s),
 	)
 	wrapArgs(root)
 	return root

@@ -142,11 +142,29 @@ func runCommand(s *streams) *cobra.Command {
 	var cfg app.RunConfig
 	var passFile string
 	var params []string
+	var h hosted
 	cmd := &cobra.Command{
 		Use:   "run [REPO]",
 		Short: "the main job: one revision from commit to verdict",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `Take one revision from commit to verdict, here or, with --server, on a server,
+where REPO is the name of a repository there. The results are the same.`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("server") {
+				if err := h.check(cmd, args, &cfg); err != nil {
+					return err
+				}
+				var err error
+				if h.q.Parameters, err = parameters(params); err != nil {
+					return err
+				}
+				return h.run(cmd, s, cfg.Out)
+			}
+			for _, name := range hostedOnly() {
+				if cmd.Flags().Changed(name) {
+					return usagef("run: --%s is of a run on a server: want --server URL", name)
+				}
+			}
 			home, err := s.homeDir()
 			if err != nil {
 				return err
@@ -189,6 +207,7 @@ func runCommand(s *streams) *cobra.Command {
 	cmd.Flags().StringVar(&cfg.Out, "out", "hallmark-out", "directory for artifacts and evidence")
 	cmd.Flags().StringVar(&cfg.RepositoryURI, "repository", "", "canonical URI of the repository in evidence (default: file:// and its path)")
 	cmd.Flags().StringArrayVar(&params, "param", nil, "NAME=VALUE of an external parameter that pipeline and build policy list (repeat)")
+	h.flags(cmd)
 	cmd.Flags().BoolVar(&cfg.CommittedOnly, "committed-only", false, "accept a work tree with changes: they are not looked at, only the commit is")
 	passphraseFlag(cmd, &passFile)
 	return cmd

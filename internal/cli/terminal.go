@@ -36,17 +36,7 @@ func (p *progress) event(e pipeline.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.s.json {
-		m := map[string]any{"type": "stage", "stage": e.Stage, "state": e.State.String()}
-		if e.Outcome != 0 {
-			m["outcome"] = e.Outcome
-		}
-		if e.State == pipeline.Finished {
-			m["seconds"] = e.Elapsed.Seconds()
-		}
-		if e.Detail != "" {
-			m["detail"] = e.Detail
-		}
-		p.s.message(m)
+		p.s.message(app.StageMessage(e))
 		return
 	}
 	if e.State == pipeline.Started {
@@ -80,7 +70,7 @@ func (p *progress) alert(a app.EgressAlert) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.s.json {
-		p.s.message(map[string]any{"type": "alert", "code": hallmark.CodeBuildEgress, "step": a.Step, "time": a.Time, "pid": a.PID, "process": a.Process, "program": a.Program, "address": a.Address, "name": a.Name})
+		p.s.message(app.AlertMessage(a))
 		return
 	}
 	if p.tty && p.live {

@@ -70,6 +70,7 @@ const (
 	ToolsRecorded     = "recorded"
 	ImageHost         = "host"
 	RequesterOperator = "operator" // who holds the keys of the home
+	RequesterGranted  = "granted"  // whoever a server let ask by a grant in force
 	anything          = "**"
 )
 
@@ -81,9 +82,9 @@ type BuildRequest struct {
 	Parameters      map[string]string // that were given
 }
 
-// FirstBuildRules are the rules of a new home: whoever holds its keys builds
-// these repositories (patterns; none means any) on this machine, without
-// parameters.
+// FirstBuildRules are the rules of a new home: whoever holds its keys, or may ask
+// its server, builds these repositories (patterns; none means any) on this machine,
+// without parameters.
 func FirstBuildRules(repositories []string) *BuildRules {
 	if len(repositories) == 0 {
 		repositories = []string{anything}
@@ -91,8 +92,8 @@ func FirstBuildRules(repositories []string) *BuildRules {
 	return &BuildRules{
 		Inventories: map[string]hallmark.Digest{},
 		Rules: []BuildRule{{
-			Name: "first", Repositories: repositories, Refs: []string{anything}, Requesters: []string{RequesterOperator},
-			Platforms:  []BuildPlatform{{Builder: intoto.BuilderLocal, Image: ImageHost}},
+			Name: "first", Repositories: repositories, Refs: []string{anything}, Requesters: []string{RequesterOperator, RequesterGranted},
+			Platforms:  []BuildPlatform{{Builder: intoto.BuilderLocal, Image: ImageHost}, {Builder: intoto.BuilderServer, Image: ImageHost}},
 			Tools:      BuildTools{Inventory: ToolsRecorded, Digests: []hallmark.Digest{}, BuiltPrograms: "allow"},
 			Parameters: map[string]BuildParameter{},
 		}},
@@ -316,15 +317,27 @@ func (p BuildParameter) fits(v string) bool {
 }
 
 func checkRequester(s string) error {
-	if s == RequesterOperator {
+	if s == RequesterOperator || s == RequesterGranted {
 		return nil
 	}
 	kind, who, _ := strings.Cut(s, ":")
 	_, err := strconv.ParseUint(who, 10, 32)
-	if kind == "uid" && err == nil && (who == "0" || who[0] != '0') || kind == "ssh" && who != "" && !strings.ContainsAny(who, " ,*\n") {
+	if kind == "uid" && err == nil && (who == "0" || who[0] != '0') || slices.Contains(signedIn(), kind) && who != "" && !strings.ContainsAny(who, " ,*\n") {
 		return nil
 	}
-	return fmt.Errorf("want %s, uid:NUMBER or ssh:PRINCIPAL", RequesterOperator)
+	return fmt.Errorf("want %s, %s, uid:NUMBER or ssh:PRINCIPAL", RequesterOperator, RequesterGranted)
+}
+
+// signedIn are the ways in which a server knows somebody; token is one that was
+// handed out.
+func signedIn() []string { return []string{"ssh", "token", "oidc", "spiffe"} }
+
+// Requesters are the principals of somebody whom a server let ask for a build.
+func Requesters(method, name string) []string {
+	if !slices.Contains(signedIn(), method) {
+		method = "token"
+	}
+	return []string{RequesterGranted, method + ":" + name}
 }
 
 func checkGlob(s string) error {

@@ -33,19 +33,19 @@ func TestChanges(t *testing.T) {
 			[]Change{{"module release.rego", moduleName(old.Modules, "release.rego"), "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}},
 		{"a new module", func(d *Document) { d.Modules["x.rego"] = "x" },
 			[]Change{{"module x.rego", "", "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}},
-		{"who may ask", func(d *Document) { d.Build.Rules[0].Requesters = []string{"uid:5"} }, []Change{{"build.rules.first.requesters", "operator", "uid:5"}}},
+		{"who may ask", func(d *Document) { d.Build.Rules[0].Requesters = []string{"uid:5"} }, []Change{{"build.rules.first.requesters", "operator, granted", "uid:5"}}},
 		{"a rule more", func(d *Document) {
 			more := d.Build.Rules[0]
 			more.Name, more.Parameters = "more", map[string]BuildParameter{"MODE": {Values: []string{"a, b", "c"}}}
 			d.Build.Rules = append(d.Build.Rules, more)
 		}, []Change{
 			{"build.rules", "first", "first, more"}, {"build.rules.more.parameters.MODE", "", `["a, b" "c"]`},
-			{"build.rules.more.platforms", "", "https://hallmark-sc.github.io/builders/local on host"}, {"build.rules.more.refs", "", "**"}, {"build.rules.more.repositories", "", "**"},
-			{"build.rules.more.requesters", "", "operator"}, {"build.rules.more.tools.builtPrograms", "", "allow"}, {"build.rules.more.tools.inventory", "", "recorded"},
+			{"build.rules.more.platforms", "", "https://hallmark-sc.github.io/builders/local on host, https://hallmark-sc.github.io/builders/server on host"}, {"build.rules.more.refs", "", "**"}, {"build.rules.more.repositories", "", "**"},
+			{"build.rules.more.requesters", "", "operator, granted"}, {"build.rules.more.tools.builtPrograms", "", "allow"}, {"build.rules.more.tools.inventory", "", "recorded"},
 		}},
 		{"no rules", func(d *Document) { d.Build = nil }, []Change{
-			{"build.rules", "first", ""}, {"build.rules.first.platforms", "https://hallmark-sc.github.io/builders/local on host", ""}, {"build.rules.first.refs", "**", ""}, {"build.rules.first.repositories", "**", ""},
-			{"build.rules.first.requesters", "operator", ""}, {"build.rules.first.tools.builtPrograms", "allow", ""}, {"build.rules.first.tools.inventory", "recorded", ""},
+			{"build.rules", "first", ""}, {"build.rules.first.platforms", "https://hallmark-sc.github.io/builders/local on host, https://hallmark-sc.github.io/builders/server on host", ""}, {"build.rules.first.refs", "**", ""}, {"build.rules.first.repositories", "**", ""},
+			{"build.rules.first.requesters", "operator, granted", ""}, {"build.rules.first.tools.builtPrograms", "allow", ""}, {"build.rules.first.tools.inventory", "recorded", ""},
 		}},
 	} {
 		next := old

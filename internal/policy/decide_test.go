@@ -221,7 +221,7 @@ func TestLevelsAreTheLowest(t *testing.T) {
 	_, _, _, facts := whole(t)
 	high := facts[12]
 	high.MaxLevel = "SLSA_BUILD_LEVEL_3"
-	if got := levels(append(facts, high)); !slices.Equal(got, []string{"SLSA_BUILD_LEVEL_1"}) {
+	if got := levels(append(facts, high), hallmark.Revision{}); !slices.Equal(got, []string{"SLSA_BUILD_LEVEL_1"}) {
 		t.Errorf("%q", got)
 	}
 }

@@ -123,7 +123,7 @@ func Table() []Parameter {
 		{"reuse.maxAge", "24h", "saved results of stages older than this are made again", duration},
 		{"registries.go", "none", "the only Go module proxy that dependencies are fetched from: a URL, or none", registry},
 		{"registries.npm", "none", "the only npm registry that dependencies are fetched from: a URL, or none", registry},
-		{"build.builders", intoto.BuilderLocal, "builder ids whose provenance is accepted", nonEmpty},
+		{"build.builders", intoto.BuilderLocal + "," + intoto.BuilderServer, "builder ids whose provenance is accepted", nonEmpty},
 		{"build.egress", "deny", "deny: a build that tries to leave the sandbox fails; record: it is only recorded", oneOf("deny", "record")},
 		{"build.guarantees", "namespaces,no-new-privileges,capabilities-dropped,seccomp,root-read-only,no-network,proc-masked,sysfs-absent,devices-minimal,kernel-settings-closed,memory-not-executable,egress-recorded,wall-time-limit,disk-limit", "isolation guarantees that must hold", nonEmpty},
 		{"build.tools", "recorded", "recorded: the tools of the build machine are only recorded; else the approved inventory, NAME=sha256:HEX of each", func(s string) error { _, _, err := parseTools(s); return err }},

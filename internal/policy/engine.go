@@ -166,24 +166,9 @@ func (e *Engine) decide(ctx context.Context, r Request, inputs []Input, facts []
 	v.Decision = e.decision(v, facts, reasons, allow)
 	v.Decision.Notes = e.notes(r, facts)
 	if v.Decision.Allowed() {
-		v.Levels = levels(facts)
+		v.Levels = levels(facts, r.Revision)
 	}
 	return v, nil
-}
-
-// levels is the lowest level that any provenance supports: a stronger one beside
-// a weaker one proves nothing about the artifact in hand.
-func levels(facts []fact) []string {
-	lowest := ""
-	for _, f := range facts {
-		if f.PredicateType == intoto.PredicateProvenance && (lowest == "" || f.MaxLevel < lowest) {
-			lowest = f.MaxLevel
-		}
-	}
-	if lowest == "" {
-		return []string{}
-	}
-	return []string{lowest}
 }
 
 // eval runs the rules. Undefined is a denial.
@@ -253,7 +238,7 @@ func (e *Engine) eval(ctx context.Context, v Verdict, facts []fact) ([]hallmark.
 // required check has records, each of them is a whole pass, and a provenance
 // speaks for every artifact. A custom rule can deny more, never allow more.
 func (e *Engine) decision(v Verdict, facts []fact, reasons []hallmark.Reason, allow bool) hallmark.Decision {
-	reasons = append(reasons, e.buildReasons(facts)...)
+	reasons = append(append(reasons, e.buildReasons(facts)...), unlanded(v.Revision, facts)...)
 	d := hallmark.Decision{Effect: hallmark.Deny, Checks: []hallmark.CheckResult{}, Reasons: reasons}
 	for i, r := range d.Reasons {
 		if r.Fix == "" {

@@ -30,6 +30,8 @@ type fact struct {
 	Tools         []string                    `json:"tools"`  // of an environment: NAME=HEX
 	Images        []string                    `json:"images"` // of an environment or of materials: host, or sha256:HEX
 	MaxLevel      string                      `json:"-"`
+	Producer      string                      `json:"-"`     // of an environment: the builder
+	Held          []string                    `json:"-"`     // guarantees of an environment
 	Requesters    []string                    `json:"-"`     // of a build: every principal of who asked for it
 	Image         string                      `json:"-"`     // it was built on
 	Times         *factTimes                  `json:"times"` // set by withTimes, just before evaluation
@@ -108,6 +110,10 @@ func factOf(s verify.Statement) (fact, error) {
 			return f, err
 		}
 		f.Name = l.Name
+		if l.Producer != nil {
+			f.Producer = l.Producer.URI
+		}
+		f.Held = heldIn(l.Attributes)
 		for _, a := range l.Attributes {
 			if hostImage(a) {
 				f.Images = append(f.Images, "host")

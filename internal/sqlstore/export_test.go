@@ -20,3 +20,9 @@ func Subjects(s *Store, d hallmark.Digest) (n int, err error) {
 	err = s.db.QueryRow("SELECT count(*) FROM subject WHERE statement = ?", string(d)).Scan(&n)
 	return n, err
 }
+
+// DropRuns makes an index as it was before there were runs.
+func DropRuns(s *Store) error {
+	_, err := s.db.Exec("DROP TABLE run; DROP TABLE run_event")
+	return err
+}

@@ -32,7 +32,7 @@ type Config struct{ Path string }
 // Store is an open index. It is safe for concurrent use by many processes.
 type Store struct{ db *sql.DB }
 
-const schemaVersion = 2
+const schemaVersion = 3
 
 const schema = `
 CREATE TABLE IF NOT EXISTS leaf (
@@ -141,7 +141,7 @@ func (s *Store) migrate(ctx context.Context) error {
 		return hallmark.Errorf(hallmark.KindInvalid, "index has schema version %d, this binary knows %d", v, schemaVersion)
 	}
 	return s.inTx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, schema+tokenSchema); err != nil {
+		if _, err := tx.ExecContext(ctx, schema+tokenSchema+runSchema); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
