@@ -187,7 +187,7 @@ func (h *host) serve(parts app.GateParts) error {
 		return err
 	}
 	file := app.DefaultServerFile()
-	file.Listen, file.Builds.Enabled = "127.0.0.1:0", false
+	file.Listen, file.Builds.Enabled = "127.0.0.1:0", h.g.builds
 	if err := file.Check("drill"); err != nil {
 		return err
 	}
