@@ -44,7 +44,7 @@ func Audit(ctx context.Context, home string, from, to time.Time, each func(Audit
 	defer h.Close()
 	n := 0
 	var read uint64 // number of the last fetch
-	err = h.eachLogged(ctx, nil, func(v verify.Statement) error {
+	err = h.eachLogged(ctx, nil, from, func(v verify.Statement) error {
 		if v.SignedAt().Before(from) || !v.SignedAt().Before(to) {
 			return nil
 		}

@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/translog"
@@ -15,35 +17,22 @@ import (
 )
 
 // eachLogged calls fn for every statement in the log, verified, in its order; with
-// predicates, for those alone. The log says what there is and the blobs what it
-// says: an index that lost a row, or from which somebody took one, hides nothing.
+// predicates, for those alone, and from a time on without those that were signed
+// long before it, which are not looked at. The log says what there is and the
+// blobs what it says: an index that lost a row, or from which somebody took one,
+// hides nothing.
 //
 // An entry whose bundle is nowhere is of a process that was killed between the
 // two, and had no effect, or was taken away: lost is called with what it says.
-func (h *Home) eachLogged(ctx context.Context, predicates []string, fn func(verify.Statement) error, lost func(uint64, intoto.Statement) error) error {
-	r, err := h.reader()
+func (h *Home) eachLogged(ctx context.Context, predicates []string, from time.Time, fn func(verify.Statement) error, lost func(uint64, intoto.Statement) error) error {
+	digests, err := h.everyStatement(ctx)
 	if err != nil {
 		return err
 	}
-	known, err := knownHead(h.Layout, h.id)
-	if err != nil {
-		return err
-	}
-	size, err := r.Size(ctx, known.Size)
-	if err != nil {
-		return fmt.Errorf("reading the log: %w", err)
-	}
+	begin := h.firstSince(ctx, digests, from)
 	var kept map[hallmark.Digest]hallmark.Digest // bundles by statement; found once an index lacks one
 	seen := map[hallmark.Digest]bool{}
-	return r.Entries(ctx, size, func(i uint64, body []byte) error {
-		d, err := translog.StatementOf(body)
-		if err != nil {
-			return err
-		}
-		if seen[d] { // signed anew, since its first bundle was of no use
-			return nil
-		}
-		seen[d] = true
+	one := func(i int, d hallmark.Digest) error {
 		st, ok, err := h.said(ctx, d)
 		if err == nil && !ok {
 			err = hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "%s is no statement", d)
@@ -65,7 +54,7 @@ func (h *Home) eachLogged(ctx context.Context, predicates []string, fn func(veri
 				}
 			}
 			if bundle, ok = kept[d]; !ok {
-				return lost(i, st)
+				return lost(uint64(i), st)
 			}
 		}
 		b, err := h.stores.blobs.Get(ctx, bundle)
@@ -80,6 +69,67 @@ func (h *Home) eachLogged(ctx context.Context, predicates []string, fn func(veri
 			return hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogIndexDiffers, "the index gives %s for %s", v.Digest(), d), "hallmark log fsck --rebuild")
 		}
 		return fn(v)
+	}
+	for i, d := range digests[begin:] {
+		if seen[d] { // signed anew, since its first bundle was of no use
+			continue
+		}
+		seen[d] = true
+		if err := one(begin+i, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// everyStatement lists what the entries of the log are about, in order. They make
+// up the tree of its checkpoint.
+func (h *Home) everyStatement(ctx context.Context) ([]hallmark.Digest, error) {
+	r, err := h.reader()
+	if err != nil {
+		return nil, err
+	}
+	known, err := knownHead(h.Layout, h.id)
+	if err != nil {
+		return nil, err
+	}
+	var out []hallmark.Digest
+	_, err = r.Follow(known.Size).Next(ctx, func(i uint64, body []byte) error {
+		d, err := translog.StatementOf(body)
+		if err != nil {
+			return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeLogEntryAltered, "entry %d: %w", i, err)
+		}
+		out = append(out, d)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the log: %w", err)
+	}
+	return out, nil
+}
+
+// orderSlack is by how much signing times may be out of the log's order.
+const orderSlack = time.Hour
+
+// firstSince is the position from which on statements were signed after a time, or
+// some before that: the log's order is that of signing, but for the slack and for
+// what was signed anew, which stands again where it was. What can't be read is
+// taken for late, so that it is looked at.
+func (h *Home) firstSince(ctx context.Context, digests []hallmark.Digest, from time.Time) int {
+	if from.IsZero() {
+		return 0
+	}
+	return sort.Search(len(digests), func(i int) bool {
+		bundle, ok, err := h.stores.index.BundleOf(ctx, digests[i])
+		if err != nil || !ok {
+			return true
+		}
+		b, err := h.stores.blobs.Get(ctx, bundle)
+		if err != nil {
+			return true
+		}
+		v, err := h.verifier.Verify(b)
+		return err != nil || v.Digest() != digests[i] || !v.SignedAt().Before(from.Add(-orderSlack))
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/gitcli"
@@ -143,7 +144,7 @@ func (h *Home) transitions(ctx context.Context, uri string) (map[string][]intoto
 	last := map[string]hallmark.Digest{}
 	var broken []RefDifference
 	unkept := map[string]intoto.RefTransition{} // newest, by ref
-	err := h.eachLogged(ctx, []string{intoto.PredicateTransition}, func(v verify.Statement) error {
+	err := h.eachLogged(ctx, []string{intoto.PredicateTransition}, time.Time{}, func(v verify.Statement) error {
 		t, err := intoto.DecodePredicate[intoto.RefTransition](v.Statement())
 		if err != nil {
 			return fmt.Errorf("reading transition %s: %w", v.Digest(), err)
