@@ -77,6 +77,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("OSV", filepath.Join(root, "testdata", "osv"))
+			env.Setenv("RECORDED", filepath.Join(root, "internal", "forge", "testdata"))
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
 			startRegistry(env)
 			for _, name := range []string{"GOPROXY", "GOMODCACHE", "GOFLAGS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "NPM_CONFIG_REGISTRY", "npm_config_registry", "NODE_EXTRA_CA_CERTS"} {
@@ -93,6 +94,7 @@ func TestScript(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"answers":      cmdAnswers,
 			"changeid":     cmdChangeID("stdout"),
 			"code":         cmdCode,
 			"commit":       cmdCommit,

@@ -24,8 +24,9 @@ type serveLab struct {
 	commits  int
 	builds   bool // what is accepted is built
 	hooksDir string
-	config   string // of the server, besides
+	flags    []string // of serve
 	as       *syscall.SysProcAttr
+	config   string // of the server, besides
 }
 
 const labRules = `[
@@ -100,7 +101,7 @@ func (l *serveLab) start() {
 	l.t.Helper()
 	// What is killed here is pushes and merges; builds would be in the way.
 	l.write("serve.yaml", fmt.Sprintf("builds:\n  enabled: %v\n%s", l.builds, l.config))
-	l.cmd = l.command("serve", "--listen", "127.0.0.1:0", "--config", l.path("serve.yaml"))
+	l.cmd = l.command(append([]string{"serve", "--listen", "127.0.0.1:0", "--config", l.path("serve.yaml")}, l.flags...)...)
 	l.cmd.SysProcAttr = l.as
 	log, err := os.OpenFile(l.path("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

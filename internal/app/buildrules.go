@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/hallmark-sc/hallmark"
+	"github.com/hallmark-sc/hallmark/internal/access"
 	"github.com/hallmark-sc/hallmark/internal/build"
 	"github.com/hallmark-sc/hallmark/internal/policy"
 	"github.com/hallmark-sc/hallmark/internal/sandbox"
@@ -64,11 +65,30 @@ func ReadBuild(ctx context.Context, home, file string, inventories []string) ([2
 		return [2]string{}, hallmark.Errorf(hallmark.KindInvalid, "reading build rules: %w", err)
 	}
 	rules, err := policy.ParseBuildRules(name, raw, given)
+	if err == nil && file != "" {
+		err = checkRequesters(home, file, rules)
+	}
 	if err != nil {
 		return [2]string{}, err
 	}
 	text, err := rules.YAML()
 	return [2]string{policy.BuildSection, string(text)}, err
+}
+
+// checkRequesters refuses new rules for somebody whom the policy does not know.
+func checkRequesters(home, file string, rules *policy.BuildRules) error {
+	h, err := readHome(home)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	err = rules.CheckRequesters(func(name string) bool {
+		return h.document.Access != nil && slices.ContainsFunc(h.document.Access.Principals, func(p access.Principal) bool { return p.Name == name })
+	})
+	if err == nil {
+		return nil
+	}
+	return hallmark.WithHint(hallmark.Errorf(hallmark.KindInvalid, "%s: %w", file, err), hallmark.HintOf(err))
 }
 
 func rulesInForce(home string) ([]byte, error) {

@@ -74,10 +74,9 @@ func runNetwork(ctx context.Context, g *ground, c Control) (effect, error) {
 }
 
 // runHost: /proc/PID/root of a process of the host is a way to all of its files,
-// where a RUN sees that process.
+// where a RUN sees that process: here the one that started it.
 func runHost(what string) func(context.Context, *ground, Control) (effect, error) {
 	return func(ctx context.Context, g *ground, c Control) (effect, error) {
-		host := fmt.Sprintf("/proc/%d/root", os.Getpid())
 		keyFile, victim := filepath.Join(g.home.Home, "keys", "artifact.pem"), g.path("victim", "file")
 		key, err := os.ReadFile(keyFile)
 		if err != nil {
@@ -86,7 +85,7 @@ func runHost(what string) func(context.Context, *ground, Control) (effect, error
 		if err := errors.Join(os.MkdirAll(filepath.Dir(victim), 0o755), os.WriteFile(victim, []byte(clean), 0o644)); err != nil {
 			return effect{}, err
 		}
-		try := fmt.Sprintf("mkdir /got; ln -s '%[1]s' /way; cat '/way%[2]s' > /got/key 2>/dev/null || echo none > /got/key; echo poisoned 2>/dev/null > '/way%[3]s' || :; echo ok > /got/tried", host, keyFile, victim)
+		try := fmt.Sprintf("mkdir /got; ln -s /proc/$PPID/root /way; cat '/way%s' > /got/key 2>/dev/null || echo none > /got/key; { echo poisoned > '/way%s'; } 2>/dev/null || :; echo ok > /got/tried", keyFile, victim)
 		r, err := g.project("run-host", map[string]string{"Dockerfile": onPrograms + "RUN " + try + "\n", pipeline.PipelineFile: imageOf(collectPrograms, "")})
 		if err != nil {
 			return effect{}, err

@@ -277,7 +277,7 @@ func copyThroughLink(ctx context.Context, g *ground, c Control) (effect, error) 
 	if err := os.MkdirAll(victim, 0o755); err != nil {
 		return effect{}, err
 	}
-	r, err := g.project("link", map[string]string{
+	r, err := g.project("copy-link", map[string]string{
 		"Dockerfile": onPrograms + "RUN ln -s '" + victim + "' /data\nCOPY file.txt /data/file.txt\n", "file.txt": poison,
 		pipeline.PipelineFile: imageOf(collectPrograms, ""),
 	})

@@ -100,7 +100,7 @@ func (e rooted) Run(ctx context.Context, c build.Command, out io.Writer) (build.
 		argv = append(argv, "'"+strings.ReplaceAll(a, "'", `'\''`)+"'")
 	}
 	in := unboxed{place: e.place, promises: e.promises, written: sandbox.Upper(r.Scratch), root: "/"}
-	c.Env = append(slices.Clone(c.Env), "DRILL_ROOM="+mounts, "DRILL_STEP=exec chroot '"+room+"' "+strings.Join(argv, " "))
+	c.Env = append(slices.Clone(c.Env), "DRILL_ROOM="+mounts, "DRILL_STEP=chroot '"+room+"' "+strings.Join(argv, " ")+"; exit $?")
 	c.Script = "PATH=$PATH:/usr/sbin:/sbin; exec " + how + ` sh -e -c 'eval "$DRILL_ROOM"; eval "$DRILL_STEP"'`
 	rep, err := in.Run(ctx, c, out)
 	return rep, errors.Join(err, os.Remove(room))

@@ -25,17 +25,17 @@ import (
 func hostedBuilds() []Case {
 	return []Case{
 		{
-			Attack: "AT-03", Letter: "e", Does: "the queue in the database is told to run what an outsider pushed, which nobody let run",
+			Attack: "AT-03", Letter: "f", Does: "the queue in the database is told to run what an outsider pushed, which nobody let run",
 			Control: "a run is begun when the log says that it has to be", Stops: hallmark.CodeRunUnlogged,
 			Residual: "whoever runs the server's programs", attack: builds(hallmark.CodeRunUnlogged, queuedPast),
 		},
 		{
-			Attack: "AT-03", Letter: "f", Does: "a maintainer lets a revision of their own run before it landed",
+			Attack: "AT-03", Letter: "g", Does: "a maintainer lets a revision of their own run before it landed",
 			Control: "who had a part in a change says nothing about it", Stops: hallmark.CodeChangeApprover,
 			Residual: "two maintainers who agree", attack: builds(hallmark.CodeChangeApprover, ownRun),
 		},
 		{
-			Attack: "AT-05", Letter: "k", Does: "the tag is moved on the server's disk, and a build of it is asked for",
+			Attack: "AT-05", Letter: "l", Does: "the tag is moved on the server's disk, and a build of it is asked for",
 			Control: "what is built of a reference is what the log says it is at", Stops: hallmark.CodeRefOutsideLog,
 			Residual: "whoever runs the server's programs", attack: builds(hallmark.CodeRefOutsideLog, builtTag),
 		},

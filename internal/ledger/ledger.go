@@ -224,7 +224,7 @@ func (l *ledger) pass(o *Obligation) bool {
 func (l *ledger) reviewed(o *Obligation, t Transition) bool {
 	there := l.about[place{o.Repository, o.Revision}]
 	for _, want := range t.Approvals {
-		if slices.ContainsFunc(there, func(e Evidence) bool { return e.Kind == Review && e.Statement == want && e.Ref == t.Ref }) {
+		if slices.ContainsFunc(there, func(e Evidence) bool { return e.Kind == Review && e.Statement == want && e.Ref == t.Ref && e.Outcome == hallmark.Pass }) {
 			o.Evidence = append(o.Evidence, want)
 		} else {
 			o.Missing = append(o.Missing, want)

@@ -58,6 +58,8 @@ func states(all []Obligation) []string {
 
 func TestObligations(t *testing.T) {
 	approval := Evidence{Statement: digest("approval"), Kind: Review, Repository: repo, Ref: "refs/heads/main", Commit: "b", Outcome: hallmark.Pass, On: day(1)}
+	unshown := approval
+	unshown.Outcome = hallmark.Errored
 	elsewhere := approval
 	elsewhere.Ref = "refs/heads/dev"
 	reviewed := move("b", "a", 1, Review)
@@ -89,6 +91,7 @@ func TestObligations(t *testing.T) {
 		"reviewed":                           {[]Transition{move("a", "", 0), reviewed}, []Evidence{approval}, 8, []string{"review b met"}},
 		"its approval is gone":               {[]Transition{move("a", "", 0), reviewed}, nil, 9, []string{"review b overdue"}},
 		"its approval is for another ref":    {[]Transition{move("a", "", 0), reviewed}, []Evidence{elsewhere}, 9, []string{"review b overdue"}},
+		"its approval can't be shown":        {[]Transition{move("a", "", 0), reviewed}, []Evidence{unshown}, 9, []string{"review b overdue"}},
 		"it rests on no approval":            {[]Transition{move("a", "", 0), bare}, []Evidence{approval}, 9, []string{"review b overdue"}},
 		"the transition before is gone":      {[]Transition{move("b", "a", 1, Build)}, []Evidence{built("b", hallmark.Pass, 1)}, 1, []string{"record overdue", "build b met"}},
 		"forgotten by leave":                 {[]Transition{scratch, {Statement: digest("n"), Previous: digest("a"), Repository: repo, Ref: "refs/heads/main", Commit: "n", On: day(1)}}, nil, 20, []string{"build a closed"}},

@@ -15,9 +15,9 @@ import (
 
 // An agent waits some ten thousand times for something that comes within
 // microseconds. Go's scheduler is kept out of that: each time it would take the
-// waiting thread's place away, give it back, and wake its own watcher, which was a
-// quarter of the agent's work. In return nobody may wait for this thread to
-// come to a rest: it alone collects garbage, and others have places of their own.
+// waiting thread's place away, give it back, and wake its own watcher. In return
+// nobody may wait for this thread to come to a rest: it alone collects garbage, and
+// others have places of their own.
 
 // environment of an agent: its thread is not to be interrupted to make it share a
 // place that it need not share.
