@@ -188,7 +188,8 @@ func TestSignerOfAnInitSystem(t *testing.T) {
 			t.Errorf("the server's user reads %s: %v", file, err)
 		}
 	}
-	l.write("serve.yaml", fmt.Sprintf("signer:\n  socket: %q\n", l.path("home", "signer", "socket")))
+	l.config = fmt.Sprintf("signer:\n  socket: %q\n", l.path("home", "signer", "socket"))
+	l.write("serve.yaml", "") // which the server's user may read
 	if err := os.Chmod(l.path("serve.yaml"), 0o644); err != nil {
 		t.Fatal(err)
 	}

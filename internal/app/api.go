@@ -181,8 +181,8 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	rules := s.rules()
 	fmt.Fprintf(w, "# HELP hallmark_policy_version Version of the policy in force.\n# TYPE hallmark_policy_version gauge\nhallmark_policy_version %d\n", rules.version)
 	s.counters.write(w)
-	s.builds.write(r.Context(), w)
 	pushing, waiting := s.git.Load()
 	fmt.Fprintf(w, "# HELP hallmark_pushes Pushes under way.\n# TYPE hallmark_pushes gauge\nhallmark_pushes %d\n# HELP hallmark_pushes_waiting Pushes that wait for their turn.\n# TYPE hallmark_pushes_waiting gauge\nhallmark_pushes_waiting %d\n", pushing, waiting)
+	s.builds.write(r.Context(), w)
 	s.alerts.write(w)
 }

@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -186,18 +187,52 @@ func (f ServerFile) patience() time.Duration {
 
 func (f ServerFile) maxPush() int64 { return f.maximum }
 
-// certificate is what the server shows, and the file that clients trust.
-func (s *Server) certificate() (tls.Certificate, string, error) {
-	if s.file.TLS.Certificate != "" {
-		c, err := tls.LoadX509KeyPair(s.file.TLS.Certificate, s.file.TLS.Key)
-		if err != nil {
-			return c, "", hallmark.Errorf(hallmark.KindInvalid, "reading tls.certificate and tls.key: %w", err)
+// Life of a certificate that the server makes, and how long before its end another
+// takes its place.
+const (
+	leafLife  = 90 * 24 * time.Hour
+	leafAhead = 30 * 24 * time.Hour
+)
+
+// shown is what the server shows to clients. One of its own making is made anew
+// before it ends, by the same authority, which is the one that clients trust.
+type shown struct {
+	make func() (tls.Certificate, time.Time, error)
+
+	mu   sync.Mutex
+	cert *tls.Certificate
+	end  time.Time
+}
+
+func (c *shown) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cert != nil && (c.end.IsZero() || now().Before(c.end.Add(-leafAhead))) {
+		return c.cert, nil
+	}
+	cert, end, err := c.make()
+	if err != nil {
+		if c.cert != nil && now().Before(c.end) {
+			return c.cert, nil // good for a while yet, and tried again with the next client
 		}
-		return c, s.file.TLS.Certificate, nil
+		return nil, err
+	}
+	c.cert, c.end = &cert, end
+	return c.cert, nil
+}
+
+// certificate is what the server shows, and the file that clients trust.
+func (s *Server) certificate() (*shown, string, error) {
+	if s.file.TLS.Certificate != "" {
+		cert, err := tls.LoadX509KeyPair(s.file.TLS.Certificate, s.file.TLS.Key)
+		if err != nil {
+			return nil, "", hallmark.Errorf(hallmark.KindInvalid, "reading tls.certificate and tls.key: %w", err)
+		}
+		return &shown{cert: &cert}, s.file.TLS.Certificate, nil
 	}
 	dir := s.home.TLS()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInvalid, "making %s: %w", dir, err)
+		return nil, "", hallmark.Errorf(hallmark.KindInvalid, "making %s: %w", dir, err)
 	}
 	caFile, caKey := filepath.Join(dir, "authority.pem"), filepath.Join(dir, "authority.key")
 	ca, key, err := loadAuthority(caFile, caKey)
@@ -205,15 +240,21 @@ func (s *Server) certificate() (tls.Certificate, string, error) {
 		ca, key, err = makeAuthority(caFile, caKey)
 	}
 	if err != nil {
-		return tls.Certificate{}, "", fmt.Errorf("preparing the authority of TLS: %w", err)
+		return nil, "", fmt.Errorf("preparing the authority of TLS: %w", err)
 	}
+	c := &shown{make: func() (tls.Certificate, time.Time, error) { return makeLeaf(ca, key, s.file.Names) }}
+	_, err = c.get(nil)
+	return c, caFile, err
+}
+
+func makeLeaf(ca *x509.Certificate, key *ecdsa.PrivateKey, names []string) (tls.Certificate, time.Time, error) {
 	leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInternal, "making a TLS key: %w", err)
+		return tls.Certificate{}, time.Time{}, hallmark.Errorf(hallmark.KindInternal, "making a TLS key: %w", err)
 	}
-	t := template("hallmark serve", 90*24*time.Hour)
+	t := template("hallmark serve", leafLife)
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	for _, n := range s.file.Names {
+	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
 			t.IPAddresses = append(t.IPAddresses, ip)
 		} else {
@@ -222,9 +263,9 @@ func (s *Server) certificate() (tls.Certificate, string, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, ca, leaf.Public(), key)
 	if err != nil {
-		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInternal, "making a TLS certificate: %w", err)
+		return tls.Certificate{}, time.Time{}, hallmark.Errorf(hallmark.KindInternal, "making a TLS certificate: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der, ca.Raw}, PrivateKey: leaf}, caFile, nil
+	return tls.Certificate{Certificate: [][]byte{der, ca.Raw}, PrivateKey: leaf}, t.NotAfter, nil
 }
 
 func template(name string, life time.Duration) *x509.Certificate {
