@@ -31,7 +31,6 @@ type buildPlatform struct {
 	pin       *pinned
 	pack      hallmark.Digest // of a held push, beside the repository's objects
 	offline   bool            // dependencies only that were fetched before
-	secrets   map[string]string
 }
 
 // platform is where a run builds, and what ends with it.

@@ -103,16 +103,16 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if err != nil {
 		return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "listening on %s: %w", cfg.Config.Listen, err), "name another address: listen in the configuration, or --listen")
 	}
-	stopMetrics, err := s.serveMetrics(ctx)
-	if err != nil {
-		return errors.Join(err, l.Close())
-	}
-	defer stopMetrics()
 	s.builds = newBuilds(ctx, s)
 	defer s.builds.close()
 	if err := s.builds.start(); err != nil {
 		return err
 	}
+	stopMetrics, err := s.serveMetrics(ctx)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer stopMetrics()
 	srv := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),

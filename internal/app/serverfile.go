@@ -137,9 +137,6 @@ func (f *ServerFile) check(where func(field string) string) error {
 	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
 		return bad("tls", "want certificate and key, or neither")
 	}
-	if err := f.Builds.check(bad); err != nil {
-		return err
-	}
 	if host, _, err := net.SplitHostPort(f.Metrics); f.Metrics != "none" && (err != nil || !net.ParseIP(host).IsLoopback()) {
 		return bad("metrics", "%.80q: want none, or ADDRESS:PORT with an address of this machine alone, such as 127.0.0.1:9100", f.Metrics)
 	}
@@ -151,6 +148,9 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if d, err := time.ParseDuration(f.Limits.Wait); err != nil || d <= 0 || d > maxWait {
 		return bad("limits.wait", "%.40q: want a duration up to %s, such as 30s", f.Limits.Wait, maxWait)
+	}
+	if err := f.Builds.check(bad); err != nil {
+		return err
 	}
 	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
 		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")

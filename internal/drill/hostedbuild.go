@@ -30,7 +30,7 @@ func hostedBuilds() []Case {
 			Residual: "whoever runs the server's programs", attack: builds(hallmark.CodeRunUnlogged, queuedPast),
 		},
 		{
-			Attack: "AT-03", Letter: "f", Does: "a maintainer lets a revision of their own run before it landed",
+			Attack: "AT-03", Letter: "g", Does: "a maintainer lets a revision of their own run before it landed",
 			Control: "who had a part in a change says nothing about it", Stops: hallmark.CodeChangeApprover,
 			Residual: "two maintainers who agree", attack: builds(hallmark.CodeChangeApprover, ownRun),
 		},
