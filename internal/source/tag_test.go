@@ -102,7 +102,9 @@ func TestTagger(t *testing.T) {
 		"its tagger":    {head + tagArmor, by("a@example.org"), nil},
 		"not signed":    {head + "m\n", by("a@example.org"), []hallmark.Code{hallmark.CodeSourceUnsigned}},
 		"somebody else": {head + tagArmor, by("b@example.org"), []hallmark.Code{hallmark.CodeSourceTagger}},
-		"another kind":  {head + "-----BEGIN PGP SIGNATURE-----\nx\n", by("a@example.org"), []hallmark.Code{hallmark.CodeSourceSignatureFormat}},
+		"another kind": {head + "-----BEGIN PGP SIGNATURE-----\nx\n", func([]byte, []byte, time.Time) source.Verdict {
+			return source.Verdict{Code: hallmark.CodeSourceSignatureFormat}
+		}, []hallmark.Code{hallmark.CodeSourceSignatureFormat}},
 		"nobody's signature": {head + tagArmor, func([]byte, []byte, time.Time) source.Verdict {
 			return source.Verdict{Code: hallmark.CodeSourceSignatureInvalid}
 		}, []hallmark.Code{hallmark.CodeSourceSignatureInvalid}},
