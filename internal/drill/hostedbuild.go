@@ -25,7 +25,7 @@ import (
 func hostedBuilds() []Case {
 	return []Case{
 		{
-			Attack: "AT-03", Letter: "g", Does: "the queue in the database is told to run what an outsider pushed, which nobody let run",
+			Attack: "AT-03", Letter: "f", Does: "the queue in the database is told to run what an outsider pushed, which nobody let run",
 			Control: "a run is begun when the log says that it has to be", Stops: hallmark.CodeRunUnlogged,
 			Residual: "whoever runs the server's programs", attack: builds(hallmark.CodeRunUnlogged, queuedPast),
 		},
