@@ -32,6 +32,7 @@ require (
 	github.com/smallstep/pkcs7 v0.2.3 // CMS: signatures by certificate
 	github.com/spdx/tools-golang v0.5.7 // SPDX 2.3 documents
 	github.com/spf13/cobra v1.10.2 // command line
+	github.com/spiffe/go-spiffe/v2 v2.9.0 // SPIFFE IDs, X.509-SVIDs
 	github.com/transparency-dev/formats v0.1.1 // checkpoints, cosignatures
 	github.com/transparency-dev/merkle v0.0.2 // proofs
 	github.com/transparency-dev/tessera v1.0.4 // the transparency log

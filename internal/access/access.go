@@ -31,6 +31,27 @@ type Section struct {
 	// TrustDomains those whose workloads may show a certificate. Nobody else may.
 	Issuers      []Issuer      `json:"issuers,omitempty"`
 	TrustDomains []TrustDomain `json:"trustDomains,omitempty"`
+	// SecondFactors are the FIDO keys that administrators of the policy touch.
+	SecondFactors []SecondFactor `json:"secondFactors,omitempty"`
+}
+
+// SecondFactor is a FIDO key of an administrator whom the roots name.
+type SecondFactor struct {
+	Administrator string `json:"administrator"`
+	Key           string `json:"key"` // sk-…: KEYTYPE KEY
+}
+
+// FactorOf says whose second factor a key is, by its fingerprint; "" is nobody's.
+func (s *Section) FactorOf(fingerprint string) string {
+	if s == nil {
+		return ""
+	}
+	for _, f := range s.SecondFactors {
+		if print, err := keyPrint(f.Key); err == nil && print == fingerprint {
+			return f.Administrator
+		}
+	}
+	return ""
 }
 
 // Issuer is an OpenID Connect provider.
@@ -307,6 +328,21 @@ func (s *Section) checkIssuers() error {
 			}
 		}
 		seen[o.URL] = true
+	}
+	factors := map[string]bool{}
+	for i, f := range s.SecondFactors {
+		print, err := keyPrint(f.Key)
+		switch {
+		case err != nil:
+			return fmt.Errorf("secondFactors[%d].key: %w", i, err)
+		case !strings.HasPrefix(f.Key, "sk-ssh-ed25519@openssh.com ") && !strings.HasPrefix(f.Key, "sk-ecdsa-sha2-nistp256@openssh.com "):
+			return fmt.Errorf("secondFactors[%d].key: a %.40s is no FIDO key: ssh-keygen -t ed25519-sk makes one", i, f.Key)
+		case factors[print]:
+			return fmt.Errorf("secondFactors[%d].key: %s stands twice: a key is of one administrator", i, print)
+		case !nameForm.MatchString(f.Administrator):
+			return fmt.Errorf("secondFactors[%d].administrator: %.80q: want the name of an administrator", i, f.Administrator)
+		}
+		factors[print] = true
 	}
 	for i, d := range s.TrustDomains {
 		at := fmt.Sprintf("trustDomains[%d]", i)

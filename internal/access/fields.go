@@ -68,6 +68,9 @@ func (s *Section) Fields() map[string]string {
 			out[at+"require."+name] = value
 		}
 	}
+	for _, f := range s.SecondFactors {
+		out["access.secondFactors."+f.Administrator+"."+f.Key] = "confirms policies"
+	}
 	for _, d := range s.TrustDomains {
 		out["access.trustDomains."+d.Name] = "by authorities " + digestText(d.Authorities)
 	}

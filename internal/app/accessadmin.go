@@ -221,20 +221,6 @@ func IssueToken(ctx context.Context, home string, pass []byte, principal string,
 	return h.issue(ctx, signer.sign, h.policy.Digest(), who, by, scopes, repository, life)
 }
 
-// RevokeToken withdraws a token by its id.
-func RevokeToken(ctx context.Context, home, id string) error {
-	h, err := readHome(home)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	found, err := h.stores.index.RevokeToken(ctx, id)
-	if err == nil && !found {
-		err = hallmark.Errorf(hallmark.KindNotFound, "there is no token %.80q", id)
-	}
-	return err
-}
-
 // WriteSecret writes a token for its holder alone.
 func WriteSecret(path, secret string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

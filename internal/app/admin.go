@@ -153,6 +153,9 @@ func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]strin
 		if err != nil {
 			return PolicyState{}, err
 		}
+		if err := h.factorsFit(next); err != nil {
+			return PolicyState{}, err
+		}
 		doc, err := next.Encode()
 		if err != nil {
 			return PolicyState{}, err
@@ -176,6 +179,9 @@ func PolicySet(ctx context.Context, home string, pass []byte, changes [][2]strin
 func (h *Home) nextPolicy(ctx context.Context, changes [][2]string) (doc, bundles []byte, err error) {
 	next, err := h.document.Set(changes, now().Truncate(time.Second))
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := h.factorsFit(next); err != nil {
 		return nil, nil, err
 	}
 	doc, err = next.Encode()

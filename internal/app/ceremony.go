@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -172,6 +173,13 @@ func (h *Home) proposal(ctx context.Context) (*Proposal, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.policy.Valid() && h.document.Value(secondFactor) == factorRequired {
+		by, err := h.confirmed(ctx, h.document, p.Version, p.Digest, p.Previous)
+		if err != nil {
+			return nil, err
+		}
+		maps.DeleteFunc(signed, func(name string, _ []byte) bool { return !by[name] })
+	}
 	if p.Genesis {
 		first, err := h.approvals(ctx, h.firstOf(p))
 		if err != nil {
@@ -260,6 +268,7 @@ type SignConfig struct {
 	HomePassphrase []byte // of the home's keys, which log and time-stamp
 	Key            string
 	KeyPassphrase  []byte
+	SecondFactor   []byte          // the signature of a FIDO key, where the policy in force requires one
 	Digest         hallmark.Digest // of the proposal that was shown; required
 }
 
@@ -363,6 +372,9 @@ func PolicySign(ctx context.Context, cfg SignConfig) (Signing, error) {
 			"one of "+strings.Join(p.Others, ", ")+" signs: hallmark policy sign --key FILE")
 	}
 	if err := h.loadKeys(cfg.HomePassphrase); err != nil {
+		return Signing{}, err
+	}
+	if err := h.confirm(ctx, p, all[i], cfg.SecondFactor); err != nil {
 		return Signing{}, err
 	}
 	if err := h.approve(ctx, p, all[i], key); err != nil {

@@ -206,7 +206,7 @@ func (h *Home) readPolicy() error {
 	if h.params, err = h.document.Typed(); err != nil {
 		return fmt.Errorf("reading %s: %w", h.Layout.Policy(), err)
 	}
-	return nil
+	return h.checkFactors(context.Background())
 }
 
 // Close releases the stores.

@@ -116,6 +116,7 @@ func (s *Server) request(ctx context.Context, who gitgate.Caller, q RunRequest) 
 				return err
 			}
 			run.Ref, run.Revision, reasons, err = s.named(ctx, q)
+			reasons = s.parts.heed(reasons)
 			return err
 		},
 		Decide: func(context.Context) (hallmark.Decision, error) {
@@ -197,7 +198,8 @@ func (s *Server) named(ctx context.Context, q RunRequest) (ref, commit string, r
 			return "", "", nil, err
 		}
 		if !at(last, refs[ref]) {
-			return ref, q.Revision, []hallmark.Reason{{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s", ref, refs[ref], orNone(last.New)), Fix: "hallmark source verify shows what differs"}}, nil
+			commit, err = s.commitOf(ctx, dir, refs[ref])
+			return ref, commit, []hallmark.Reason{{Code: hallmark.CodeRefOutsideLog, Check: "source", Message: fmt.Sprintf("%s is at %s, and the log says %s", ref, refs[ref], orNone(last.New)), Fix: "hallmark source verify shows what differs"}}, err
 		}
 		if q.Revision == "" {
 			commit, err = s.commitOf(ctx, dir, refs[ref])

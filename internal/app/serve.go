@@ -63,6 +63,7 @@ type Server struct {
 	spool    *spool
 	builds   *builds
 	oidc     *identity.OIDC
+	attempts attempts
 
 	mu    sync.RWMutex
 	state *rules
@@ -73,6 +74,7 @@ type rules struct {
 	policy   hallmark.Digest
 	version  int
 	book     *access.Book
+	domains  *identity.TrustDomains
 	signers  func(sig, signed []byte, at time.Time) verdictOf
 	binaries []hallmark.Digest
 	params   policy.Parameters
@@ -114,7 +116,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	srv := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}},
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get, ClientAuth: tls.RequestClientCert},
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
@@ -299,8 +301,13 @@ func (s *Server) reload() error {
 	if err != nil {
 		return err
 	}
+	domains, err := trustDomainsOf(book)
+	if err != nil {
+		return err
+	}
 	s.state = &rules{
-		policy: s.home.policy.Digest(), version: s.home.policy.Version(), book: book, signers: verifySigner,
+		domains: domains,
+		policy:  s.home.policy.Digest(), version: s.home.policy.Version(), book: book, signers: verifySigner,
 		binaries: s.home.params.Binaries, params: s.home.params, stamp: stamp,
 	}
 	return nil

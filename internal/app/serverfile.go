@@ -24,12 +24,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hallmark-sc/hallmark"
-	"github.com/hallmark-sc/hallmark/internal/build"
 )
 
 // ServerFile is the configuration of hallmark serve. It holds nothing that
@@ -61,54 +61,9 @@ type ServerLimit struct {
 	Wait       string `yaml:"wait"`       // for a turn, such as 30s
 }
 
-// ServerBuild is how much the server builds, and what with.
-type ServerBuild struct {
-	Enabled bool           `yaml:"enabled"` // false: nothing is built here
-	Workers int            `yaml:"workers"`
-	Queue   int            `yaml:"queue"` // runs of one principal that may wait
-	Secrets []ServerSecret `yaml:"secrets"`
-}
-
-// ServerSecret is given to the steps that name it, of repositories and references
-// that may have it (build.secrets of the policy); never to a change.
-type ServerSecret struct {
-	Name         string   `yaml:"name"`
-	File         string   `yaml:"file"`
-	Repositories []string `yaml:"repositories"` // patterns
-}
-
-// Limits on builds.
-const (
-	maxWorkers = 256
-	maxQueue   = 100_000
-)
-
-func (b ServerBuild) check(bad func(field, format string, args ...any) error) error {
-	if b.Workers < 1 || b.Workers > maxWorkers {
-		return bad("builds.workers", "%d: want 1 to %d; a server that builds nothing says enabled: false", b.Workers, maxWorkers)
-	}
-	if b.Queue < 1 || b.Queue > maxQueue {
-		return bad("builds.queue", "%d: want 1 to %d", b.Queue, maxQueue)
-	}
-	names := map[string]bool{}
-	for i, s := range b.Secrets {
-		if !build.SecretName(s.Name) || names[s.Name] {
-			return bad("builds.secrets", "[%d].name %.60q: want the name that steps use, each once", i, s.Name)
-		}
-		names[s.Name] = true
-		if !filepath.IsAbs(s.File) {
-			return bad("builds.secrets", "[%d].file %.200q: want an absolute path", i, s.File)
-		}
-		if len(s.Repositories) == 0 || slices.Contains(s.Repositories, "") {
-			return bad("builds.secrets", "[%d].repositories: want the repositories that may have it", i)
-		}
-	}
-	return nil
-}
-
 // DefaultServerFile is what holds where the configuration says nothing.
 func DefaultServerFile() ServerFile {
-	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Metrics: "none", Limits: ServerLimit{Push: "1GiB", Pushes: 16, PushesEach: 4, Wait: "1m"}, Builds: ServerBuild{Enabled: true, Workers: 1, Queue: 50}, maximum: 1 << 30}
+	return ServerFile{Listen: "127.0.0.1:8443", Names: []string{"localhost", "127.0.0.1"}, Metrics: "none", Limits: ServerLimit{Push: "1GiB", Pushes: 16, PushesEach: 4, Wait: "1m"}, Builds: defaultBuilds(), maximum: 1 << 30}
 }
 
 //go:embed serve.schema.json
@@ -182,6 +137,9 @@ func (f *ServerFile) check(where func(field string) string) error {
 	if (f.TLS.Certificate == "") != (f.TLS.Key == "") {
 		return bad("tls", "want certificate and key, or neither")
 	}
+	if err := f.Builds.check(bad); err != nil {
+		return err
+	}
 	if host, _, err := net.SplitHostPort(f.Metrics); f.Metrics != "none" && (err != nil || !net.ParseIP(host).IsLoopback()) {
 		return bad("metrics", "%.80q: want none, or ADDRESS:PORT with an address of this machine alone, such as 127.0.0.1:9100", f.Metrics)
 	}
@@ -193,9 +151,6 @@ func (f *ServerFile) check(where func(field string) string) error {
 	}
 	if d, err := time.ParseDuration(f.Limits.Wait); err != nil || d <= 0 || d > maxWait {
 		return bad("limits.wait", "%.40q: want a duration up to %s, such as 30s", f.Limits.Wait, maxWait)
-	}
-	if err := f.Builds.check(bad); err != nil {
-		return err
 	}
 	if f.Signer.Socket != "" && (f.Signer.User != "" || !filepath.IsAbs(f.Signer.Socket)) {
 		return bad("signer", "want the absolute path of a socket, or the user whom the server starts its signer as")
@@ -232,18 +187,52 @@ func (f ServerFile) patience() time.Duration {
 
 func (f ServerFile) maxPush() int64 { return f.maximum }
 
-// certificate is what the server shows, and the file that clients trust.
-func (s *Server) certificate() (tls.Certificate, string, error) {
-	if s.file.TLS.Certificate != "" {
-		c, err := tls.LoadX509KeyPair(s.file.TLS.Certificate, s.file.TLS.Key)
-		if err != nil {
-			return c, "", hallmark.Errorf(hallmark.KindInvalid, "reading tls.certificate and tls.key: %w", err)
+// Life of a certificate that the server makes, and how long before its end another
+// takes its place.
+const (
+	leafLife  = 90 * 24 * time.Hour
+	leafAhead = 30 * 24 * time.Hour
+)
+
+// shown is what the server shows to clients. One of its own making is made anew
+// before it ends, by the same authority, which is the one that clients trust.
+type shown struct {
+	make func() (tls.Certificate, time.Time, error)
+
+	mu   sync.Mutex
+	cert *tls.Certificate
+	end  time.Time
+}
+
+func (c *shown) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cert != nil && (c.end.IsZero() || now().Before(c.end.Add(-leafAhead))) {
+		return c.cert, nil
+	}
+	cert, end, err := c.make()
+	if err != nil {
+		if c.cert != nil && now().Before(c.end) {
+			return c.cert, nil // good for a while yet, and tried again with the next client
 		}
-		return c, s.file.TLS.Certificate, nil
+		return nil, err
+	}
+	c.cert, c.end = &cert, end
+	return c.cert, nil
+}
+
+// certificate is what the server shows, and the file that clients trust.
+func (s *Server) certificate() (*shown, string, error) {
+	if s.file.TLS.Certificate != "" {
+		cert, err := tls.LoadX509KeyPair(s.file.TLS.Certificate, s.file.TLS.Key)
+		if err != nil {
+			return nil, "", hallmark.Errorf(hallmark.KindInvalid, "reading tls.certificate and tls.key: %w", err)
+		}
+		return &shown{cert: &cert}, s.file.TLS.Certificate, nil
 	}
 	dir := s.home.TLS()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInvalid, "making %s: %w", dir, err)
+		return nil, "", hallmark.Errorf(hallmark.KindInvalid, "making %s: %w", dir, err)
 	}
 	caFile, caKey := filepath.Join(dir, "authority.pem"), filepath.Join(dir, "authority.key")
 	ca, key, err := loadAuthority(caFile, caKey)
@@ -251,15 +240,21 @@ func (s *Server) certificate() (tls.Certificate, string, error) {
 		ca, key, err = makeAuthority(caFile, caKey)
 	}
 	if err != nil {
-		return tls.Certificate{}, "", fmt.Errorf("preparing the authority of TLS: %w", err)
+		return nil, "", fmt.Errorf("preparing the authority of TLS: %w", err)
 	}
+	c := &shown{make: func() (tls.Certificate, time.Time, error) { return makeLeaf(ca, key, s.file.Names) }}
+	_, err = c.get(nil)
+	return c, caFile, err
+}
+
+func makeLeaf(ca *x509.Certificate, key *ecdsa.PrivateKey, names []string) (tls.Certificate, time.Time, error) {
 	leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInternal, "making a TLS key: %w", err)
+		return tls.Certificate{}, time.Time{}, hallmark.Errorf(hallmark.KindInternal, "making a TLS key: %w", err)
 	}
-	t := template("hallmark serve", 90*24*time.Hour)
+	t := template("hallmark serve", leafLife)
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	for _, n := range s.file.Names {
+	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
 			t.IPAddresses = append(t.IPAddresses, ip)
 		} else {
@@ -268,9 +263,9 @@ func (s *Server) certificate() (tls.Certificate, string, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, ca, leaf.Public(), key)
 	if err != nil {
-		return tls.Certificate{}, "", hallmark.Errorf(hallmark.KindInternal, "making a TLS certificate: %w", err)
+		return tls.Certificate{}, time.Time{}, hallmark.Errorf(hallmark.KindInternal, "making a TLS certificate: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der, ca.Raw}, PrivateKey: leaf}, caFile, nil
+	return tls.Certificate{Certificate: [][]byte{der, ca.Raw}, PrivateKey: leaf}, t.NotAfter, nil
 }
 
 func template(name string, life time.Duration) *x509.Certificate {

@@ -31,6 +31,9 @@ func (s *Server) token(ctx context.Context, r *http.Request) (access.Token, erro
 	} else if t, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		secret = t
 	}
+	if secret == "" && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return s.workload(r)
+	}
 	hint := "sign in for a token: hallmark sign-in --server https://" + r.Host
 	if secret == "" {
 		return access.Token{}, hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodeAccessUnauthenticated, "nobody is signed in"), hint)
@@ -59,29 +62,30 @@ func (s *Server) token(ctx context.Context, r *http.Request) (access.Token, erro
 	return t, nil
 }
 
-// wasIssued wants the log to say that a token was issued as the index has it:
-// who can write to the database makes no token by that, and widens none.
+// wasIssued wants the log to say that a token was issued as the index has it, and
+// not that it was withdrawn: who can write to the database makes no token by that,
+// widens none and brings none back. The statements are read again whenever there
+// are others than at the last use.
 func (s *Server) wasIssued(ctx context.Context, t access.Token) error {
 	want := issueDetails(t)
 	key := fmt.Sprint(t.ID, want)
-	if _, ok := s.issued.Load(key); ok {
-		return nil
-	}
-	resource := "token:" + t.ID
-	rows, err := s.home.stores.index.Statements(ctx, string(hallmark.DigestOf([]byte(resource))))
+	n, err := s.home.tokenRows(ctx, t.ID)
 	if err != nil {
 		return err
 	}
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateAccess {
-			continue
-		}
-		r, err := readGateStatement[intoto.AccessRecord](ctx, s.home, row.Bundle)
-		if err != nil {
-			return err
-		}
-		if r.Action == issueAction && r.Effect == hallmark.Allow && r.Resource == resource && r.Actor.Method == t.Method && maps.Equal(r.Details, want) {
-			s.issued.Store(key, true)
+	if seen, ok := s.issued.Load(key); ok && seen == n {
+		return nil
+	}
+	records, err := s.home.tokenRecords(ctx, t.ID)
+	if err != nil {
+		return err
+	}
+	if withdrawn(records) && !s.parts.ignores(hallmark.Reason{Code: hallmark.CodeAccessCredential, Check: "token"}) {
+		return hallmark.Coded(hallmark.KindDenied, hallmark.CodeAccessCredential, "token %s was withdrawn", t.ID)
+	}
+	for _, r := range records {
+		if r.Action == issueAction && r.Actor.Method == t.Method && maps.Equal(r.Details, want) {
+			s.issued.Store(key, n)
 			return nil
 		}
 	}
@@ -227,10 +231,10 @@ func (s *Server) routes() http.Handler {
 	s.changeRoutes(mux)
 	s.runRoutes(mux)
 	mux.HandleFunc("GET /api/v1/evidence", s.evidence)
-	mux.HandleFunc("POST /api/v1/challenge", s.challenge)
-	mux.HandleFunc("POST /api/v1/sign-in", s.signIn)
+	mux.HandleFunc("POST /api/v1/challenge", s.slowly(s.challenge))
+	mux.HandleFunc("POST /api/v1/sign-in", s.slowly(s.signIn))
 	mux.HandleFunc("GET /api/v1/issuers", s.issuers)
-	mux.HandleFunc("POST /api/v1/sign-in/oidc", s.signInOIDC)
+	mux.HandleFunc("POST /api/v1/sign-in/oidc", s.slowly(s.signInOIDC))
 	mux.Handle("/", s.git)
 	return mux
 }

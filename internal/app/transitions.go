@@ -187,8 +187,8 @@ func (s *Server) recover(ctx context.Context) error {
 	}
 	for r := range refs {
 		err := s.settle(ctx, r[0], r[1], "")
-		if code := hallmark.CodeOf(err); code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved {
-			s.log.Error("the upstream can't be asked how a push ended; pushes to the reference are refused until it can", "repository", r[0], "ref", r[1], "error", err.Error())
+		if code := hallmark.CodeOf(err); code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved || code == hallmark.CodeRefBusy {
+			s.log.Error("a push to an upstream could not be settled; pushes to the reference are refused until it can be", "repository", r[0], "ref", r[1], "error", err.Error())
 			continue
 		}
 		if hallmark.CodeOf(err) == hallmark.CodeRefOutsideLog {

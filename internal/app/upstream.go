@@ -269,18 +269,20 @@ func ahead(ctx context.Context, up *gitcli.Upstream, updates []source.Update) ([
 		return nil, &r
 	}
 	var left []source.Update
+	var why *hallmark.Reason
 	for _, u := range updates {
 		switch is := cmp.Or(at[u.Ref], zeros); {
 		case is == u.New || strings.Trim(is+u.New, "0") == "":
 		case is == u.Old || strings.Trim(is+u.Old, "0") == "":
 			left = append(left, u)
 		default:
-			return updates, &hallmark.Reason{Code: hallmark.CodeUpstreamMoved, Check: "source",
+			why = &hallmark.Reason{Code: hallmark.CodeUpstreamMoved, Check: "source",
 				Message: fmt.Sprintf("%s is at %s at the upstream %s, and the log says %s: it was moved round the gate", u.Ref, is, up.URL, orNone(u.Old)),
 				Missing: "a transition in the log", Fix: "find out who pushed there; take it back there, or push exactly that revision here, where it is judged. hallmark source verify shows what differs"}
+			left = append(left, source.Update{Ref: u.Ref, Old: is, New: u.New}) // for who lets the reason count for nothing
 		}
 	}
-	return left, nil
+	return left, why
 }
 
 // send forwards. Where the answer was lost the upstream is asked what happened.
@@ -362,7 +364,7 @@ func (s *Server) catchUp(ctx context.Context, repository, ref string) (lastTrans
 	defer unlock()
 	err = s.settle(ctx, repository, ref, "")
 	switch code := hallmark.CodeOf(err); {
-	case code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved:
+	case code == hallmark.CodeUpstreamUnreachable || code == hallmark.CodeUpstreamMoved || code == hallmark.CodeRefBusy:
 		why := reasonOf(err, "source")
 		return lastTransition{}, &why, nil
 	case err != nil && code != hallmark.CodeRefOutsideLog:

@@ -21,7 +21,7 @@ func accessCommand(s *streams) *cobra.Command {
 version, signed by the single operator or proposed to the administrators. What no
 grant allows is refused.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(accessPrincipalCommand(s), accessIssuerCommand(s), accessGrantCommand(s), accessRevokeCommand(s), accessRefsCommand(s), accessShowCommand(s), accessWhoCanCommand(s), accessReviewCommand(s), accessTokenCommand(s))
+	cmd.AddCommand(accessPrincipalCommand(s), accessIssuerCommand(s), accessTrustDomainCommand(s), accessSecondFactorCommand(s), accessGrantCommand(s), accessRevokeCommand(s), accessRefsCommand(s), accessShowCommand(s), accessWhoCanCommand(s), accessReviewCommand(s), accessTokenCommand(s))
 	return cmd
 }
 
@@ -98,6 +98,39 @@ server's. A robot shows a token that it was given (--flow token), once.`,
 	return cmd
 }
 
+func accessTrustDomainCommand(s *streams) *cobra.Command {
+	var passFile string
+	var c app.TrustDomainChange
+	cmd := &cobra.Command{
+		Use: "trust-domain NAME", Short: "list a SPIFFE trust domain whose workloads may show a certificate", Args: cobra.ExactArgs(1),
+		Long: `List a SPIFFE trust domain with the certificates of its authorities. A workload that
+shows a certificate of theirs in TLS (an X.509-SVID) is the principal that its SPIFFE
+ID names: hallmark access principal spiffe://NAME/PATH --kind workload --owner NAME.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Name = args[0]
+			return s.change(cmd.Context(), passFile, c.Apply)
+		}}
+	cmd.Flags().StringArrayVar(&c.Files, "authority", nil, "PEM file of authorities (repeat)")
+	cmd.Flags().BoolVar(&c.Remove, "remove", false, "remove the trust domain: its workloads are nobody any more")
+	passphraseFlag(cmd, &passFile)
+	return cmd
+}
+
+func accessSecondFactorCommand(s *streams) *cobra.Command {
+	var passFile string
+	var c app.FactorChange
+	cmd := &cobra.Command{
+		Use: "second-factor ADMINISTRATOR", Short: "name the FIDO keys that an administrator confirms policies by", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Administrator = args[0]
+			return s.change(cmd.Context(), passFile, c.Apply)
+		}}
+	cmd.Flags().StringArrayVar(&c.KeyFiles, "key", nil, "public key file of a FIDO key: ssh-keygen -t ed25519-sk (repeat)")
+	cmd.Flags().BoolVar(&c.Remove, "remove", false, "remove the administrator's keys")
+	passphraseFlag(cmd, &passFile)
+	return cmd
+}
+
 func accessGrantCommand(s *streams) *cobra.Command {
 	var passFile string
 	var g access.Grant
@@ -143,7 +176,11 @@ func accessRevokeCommand(s *streams) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return app.RevokeToken(cmd.Context(), home, args[0])
+				pass, err := passphrase(passFile)
+				if err != nil {
+					return err
+				}
+				return app.RevokeToken(cmd.Context(), home, args[0], pass)
 			}
 			return s.change(cmd.Context(), passFile, app.RevokeGrant(args[0]))
 		}}

@@ -19,7 +19,7 @@ import (
 func policyCommand(s *streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "show, change and sign the policy", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(policySetCommand(s), policyShowCommand(s), policyKeyCommand(s), policySignCommand(s), policyToolsCommand(s))
+	cmd.AddCommand(policySetCommand(s), policyShowCommand(s), policyKeyCommand(s), policySignCommand(s), policyConfirmCommand(s), policyToolsCommand(s))
 	return cmd
 }
 
@@ -255,7 +255,7 @@ outside the home: who holds a threshold of these keys decides what is allowed.`,
 
 func policySignCommand(s *streams) *cobra.Command {
 	var cfg app.SignConfig
-	var passFile, homePassFile, digest string
+	var passFile, homePassFile, digest, factor string
 	cmd := &cobra.Command{
 		Use: "sign", Short: "sign the pending policy as an administrator", Args: cobra.NoArgs,
 		Long: `Sign the pending policy with an administrator's key: the genesis and first policy
@@ -275,6 +275,11 @@ administrators signed, the policy is in force.`,
 			}
 			if cfg.HomePassphrase, err = passphrase(homePassFile); err != nil {
 				return err
+			}
+			if factor != "" {
+				if cfg.SecondFactor, err = os.ReadFile(factor); err != nil {
+					return hallmark.Errorf(hallmark.KindInvalid, "reading the second factor: %w", err)
+				}
 			}
 			p, err := app.PolicyReview(cmd.Context(), cfg.Home)
 			if err != nil {
@@ -313,9 +318,43 @@ administrators signed, the policy is in force.`,
 		}}
 	f := cmd.Flags()
 	f.StringVar(&cfg.Key, "key", "", "file of the administrator's private key")
+	f.StringVar(&factor, "second-factor", "", "file of a FIDO key's signature over what hallmark policy confirm wrote")
 	f.StringVar(&digest, "digest", "", "sign only the proposal with this digest")
 	f.StringVar(&passFile, "passphrase-file", "", "file whose first line is the passphrase of the administrator's key (or $HALLMARK_PASSPHRASE_FILE, $HALLMARK_PASSPHRASE)")
 	f.StringVar(&homePassFile, "home-passphrase-file", "", "file whose first line is the passphrase of the home's keys, which log the signature (or the same variables)")
+	return cmd
+}
+
+func policyConfirmCommand(s *streams) *cobra.Command {
+	var as, out string
+	cmd := &cobra.Command{
+		Use: "confirm", Short: "write what an administrator's FIDO key signs of the pending policy", Args: cobra.NoArgs,
+		Long: `Write the text that a FIDO key signs to confirm the pending policy, where the policy
+in force requires a second factor (access.secondFactor):
+
+    hallmark policy confirm --as NAME --out FILE
+    ssh-keygen -Y sign -n hallmark-policy -f ~/.ssh/id_ed25519_sk FILE
+    hallmark policy sign --key KEY --second-factor FILE.sig`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			home, err := s.homeDir()
+			if err != nil {
+				return err
+			}
+			if as == "" || out == "" {
+				return usagef("policy confirm: want --as and --out")
+			}
+			text, err := app.PolicyConfirmation(cmd.Context(), home, as)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(out, text, 0o600); err != nil {
+				return hallmark.Errorf(hallmark.KindInvalid, "writing the confirmation: %w", err)
+			}
+			s.hint("ssh-keygen -Y sign -n hallmark-policy -f SECURITY-KEY %s", out)
+			return nil
+		}}
+	cmd.Flags().StringVar(&as, "as", "", "the administrator, as the roots name them")
+	cmd.Flags().StringVar(&out, "out", "", "file for the text")
 	return cmd
 }
 

@@ -89,7 +89,7 @@ func nistFlow() []Requirement {
 			Force:      "S proxy",
 			Text:       "Signing keys and stored evidence are encrypted at rest, all listeners refuse plaintext, and an administrative action without a second factor is refused.",
 			Attacks:    []string{"AT-03"},
-			Missing:    "keys may be encrypted with a passphrase; stored evidence is not encrypted, and no action asks for a second factor",
+			Missing:    "stored evidence is not encrypted; a second factor of administrators is asked for where the policy says access.secondFactor=required, in a home of several, and not of who issues tokens on the machine",
 			TwoPersons: true,
 		},
 		{

@@ -47,7 +47,7 @@ func at01() []Case {
 				if err != nil {
 					return false, err
 				}
-				if err := app.RevokeToken(ctx, t.h.g.home.Home, i.ID); err != nil {
+				if err := app.RevokeToken(ctx, t.h.g.home.Home, i.ID, nil); err != nil {
 					return false, err
 				}
 				return t.pushesWith(ctx, i.Token)

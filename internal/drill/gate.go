@@ -187,7 +187,7 @@ func (h *host) serve(parts app.GateParts) error {
 		return err
 	}
 	file := app.DefaultServerFile()
-	file.Listen, file.Builds.Enabled = "127.0.0.1:0", false
+	file.Listen, file.Builds.Enabled = "127.0.0.1:0", h.g.builds
 	if err := file.Check("drill"); err != nil {
 		return err
 	}
@@ -314,6 +314,7 @@ type try struct {
 	h       *host
 	name    string        // of the repository
 	bare    string        // it, on the server
+	there   string        // and at the forge that it is forwarded to, if it is
 	dir     string        // the attacker's clone
 	main    string        // its first commit, on main
 	answer  string        // to what was hostile
@@ -372,7 +373,15 @@ func (h *host) try(ctx context.Context, kind string) (*try, error) {
 // repository makes one with a first commit on main.
 func (h *host) repository(ctx context.Context, kind string) (try, error) {
 	t := try{h: h, name: kind + "/app", bare: filepath.Join(h.g.home.Repositories(), kind, "app.git"), dir: h.g.path("clones", kind)}
-	if _, err := app.CreateRepository(ctx, h.g.home.Home, t.name, "main", app.UpstreamConfig{}, nil); err != nil {
+	var upstream app.UpstreamConfig
+	if kind == forwarded {
+		elsewhere, err := h.g.elsewhere(ctx)
+		if err != nil {
+			return t, err
+		}
+		t.there, upstream.URL = elsewhere.bare, elsewhere.url
+	}
+	if _, err := app.CreateRepository(ctx, h.g.home.Home, t.name, "main", upstream, nil); err != nil {
 		return t, err
 	}
 	if err := os.MkdirAll(t.dir, 0o755); err != nil {

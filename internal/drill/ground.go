@@ -40,6 +40,7 @@ type ground struct {
 	secrets  []string       // NAME=FILE of a run
 	kept     map[string]any // results that several cases look at
 	closers  []func() error
+	builds   bool     // its host builds
 	lock     *os.File // held as long as the directory is in use
 }
 

@@ -301,6 +301,18 @@ func SignedBy(armored, data []byte, namespace string) (string, error) {
 	return ssh.FingerprintSHA256(sig.PublicKey), nil
 }
 
+// TouchedBy is like SignedBy for a FIDO key, which is touched for each signature.
+func TouchedBy(armored, data []byte, namespace string) (string, error) {
+	sig, err := unarmor(armored)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if !strings.HasPrefix(sig.PublicKey.Type(), "sk-") {
+		return "", fmt.Errorf("%w: a %s is no FIDO key", ErrNotAllowed, sig.PublicKey.Type())
+	}
+	return SignedBy(armored, data, namespace)
+}
+
 // Sign makes an armored SSH signature with a private key in OpenSSH's form.
 func Sign(key, passphrase, data []byte, namespace string) (armored []byte, fingerprint string, err error) {
 	var signer ssh.Signer

@@ -81,7 +81,7 @@ const AccessSection = "access"
 // added are the parameters that the first policies do not have yet: absent, they
 // have their default, so that old homes open and old verdicts can be replayed.
 func added() []string {
-	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images", "source.binaries", "source.obligationMaxAge"}
+	return []string{"sast.drivers", "registries.go", "registries.npm", "build.tools", "build.unexplained", "build.secrets", "checks.images", "build.images", "source.binaries", "source.obligationMaxAge", "access.secondFactor"}
 }
 
 // Value is what a parameter says, by its default where the document is older than
@@ -114,6 +114,7 @@ func Table() []Parameter {
 		{"checks.images", "image", "checks that must pass besides when an image is among the artifacts; never empty", oneOf("image")},
 		{"source.binaries", "none", "compiled code that may be in the tree: the approved files, each sha256:HEX, or none", func(s string) error { _, err := parseBinaries(s); return err }},
 		{"source.obligationMaxAge", "7d", "what a push obliges to (a scan, a review, a build of the revision) must exist after this time", duration},
+		{"access.secondFactor", "none", "required: administrators confirm each next policy by a FIDO key that the policy names, besides their signatures; none: their keys are enough", oneOf("none", "required")},
 		{"findings.severity", "high", "findings count from this severity on", severity},
 		{"findings.confidence", "medium", "findings count from this confidence on", oneOf("low", "medium", "high")},
 		{"sast.uncoveredSeverity", "medium", "severity of a language or file that no SAST engine analyses", severity},

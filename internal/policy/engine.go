@@ -313,6 +313,9 @@ func (e *Engine) notes(r Request, facts []fact) []string {
 	if r.Roots.Mode == verify.ModeSingleOperator {
 		out = append(out, "a single operator administers this home: nothing here was agreed by two persons")
 	}
+	if r.Roots.Mode == verify.ModeThreshold && e.doc.Parameters["access.secondFactor"] == "none" {
+		out = append(out, "the policy asks no second factor of its administrators: who has enough of their keys changes it")
+	}
 	for _, f := range facts {
 		if f.BuilderID == intoto.BuilderLocal {
 			out = append(out, "built by a local builder, a person's own machine: at most SLSA Build L1")
