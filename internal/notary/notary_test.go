@@ -252,8 +252,14 @@ func (l *lab) facts() attest.Build {
 	record := func(check string) hallmark.CheckRecord {
 		return hallmark.CheckRecord{Check: check, Outcome: hallmark.Pass, Revision: l.revision, StartedOn: l.started, FinishedOn: l.started.Add(time.Second), Tool: hallmark.Tool{Name: "hallmark", Version: "test"}}
 	}
+	var held []attest.Guarantee
+	for _, g := range []string{"namespaces", "no-new-privileges", "capabilities-dropped", "seccomp", "root-read-only", "proc-masked", "sysfs-absent", "devices-minimal",
+		"kernel-settings-closed", "unprivileged-user", "no-network", "workspace-overlay", intoto.GuaranteeFresh, intoto.GuaranteeSigner} {
+		held = append(held, attest.Guarantee{Name: g, Holds: true})
+	}
 	return attest.Build{
-		Revision: l.revision, Pipeline: intoto.PipelineRef{Path: ".hallmark/pipeline.yaml", Digest: hallmark.DigestOf([]byte("pipeline"))}, BuilderID: intoto.BuilderServer,
+		Guarantees: held,
+		Revision:   l.revision, Pipeline: intoto.PipelineRef{Path: ".hallmark/pipeline.yaml", Digest: hallmark.DigestOf([]byte("pipeline"))}, BuilderID: intoto.BuilderServer,
 		Version: "test", StartedOn: l.started, FinishedOn: l.started.Add(time.Second), Artifacts: []hallmark.Artifact{{Name: "app", Digest: hallmark.DigestOf([]byte("app")), Size: 3, Mode: 0o755}},
 		Platform: map[string]string{"kernel": "k", "image": "host"}, Manifest: hallmark.DigestOf([]byte("manifest")), Record: record("build"),
 		Requester: &intoto.Requester{Principals: []string{"ssh:bob@example.org"}, Authentication: "token", User: "bob@example.org"},
