@@ -19,6 +19,8 @@ import (
 // that is linked in can set them: no flag, variable or file leads here. The zero
 // value is every control in place.
 type GateParts struct {
+	// Beside lets a server work beside another one of its home, in one process.
+	Beside bool
 	// Ignores reports that a reason against something counts for nothing.
 	Ignores func(hallmark.Reason) bool
 	// ChangeID says what an approval is bound to.

@@ -179,8 +179,10 @@ func newServer(ctx context.Context, cfg ServeConfig) (*Server, func(), error) {
 		}
 	}
 	err = func() error {
-		if alone, err = h.alone(); err != nil {
-			return err
+		if !cfg.Parts.Beside {
+			if alone, err = h.alone(); err != nil {
+				return err
+			}
 		}
 		if !h.mayGate() {
 			return hallmark.WithHint(hallmark.Errorf(hallmark.KindUnavailable, "the roots of %s are older than the gates: they name no identity %q", h.Home, gateName), "make a new home: hallmark init --home DIR")

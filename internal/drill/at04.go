@@ -92,7 +92,7 @@ func policyEdited(ctx context.Context, g *ground, c Control) (e effect, err erro
 	file := g.home.Policy()
 	if c == Off { // another server of the same home, which believes the file
 		other := *h
-		if err := other.serve(app.GateParts{Document: func() ([]byte, error) { return os.ReadFile(file) }}); err != nil {
+		if err := other.serve(app.GateParts{Beside: true, Document: func() ([]byte, error) { return os.ReadFile(file) }}); err != nil {
 			return effect{}, err
 		}
 		h = &other
