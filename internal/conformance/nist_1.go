@@ -330,7 +330,7 @@ func nistFlow() []Requirement {
 			Force:   "S",
 			Text:    "Every entity that builds, packages or deploys authenticates with its own credential, and its rights come from an explicit authorization policy (default deny).",
 			Attacks: []string{"AT-01"},
-			Missing: "no roles and no authorization policy for builders, packagers and deployers",
+			Missing: "people, robots and workloads sign in with credentials of their own, and grants in the signed policy say what each may; packaging and deploying have no gate that asks them yet",
 		},
 		{
 			ID:       "N034",
@@ -439,7 +439,7 @@ func nistFlow() []Requirement {
 			Force:   "P",
 			Text:    "Each task (commit, generate a build, generate a package, check each artifact class in or out) is a separate permission, granted by role under least privilege; a role without it is refused (RBAC).",
 			Attacks: []string{"AT-01", "AT-16", "AT-23"},
-			Missing: "no roles, no permissions by task",
+			Missing: "each task is a permission of its own, and a push, a change, a run or a fetch without it is refused; packages and images are not checked in or out through a gate yet",
 		},
 		{
 			ID:      "N044",
@@ -448,7 +448,7 @@ func nistFlow() []Requirement {
 			Force:   "M",
 			Text:    "A release needs no manual command between approved merge and published artifact.",
 			Attacks: []string{"AT-16"},
-			Missing: "the job is one command, but a person or a timer starts it: nothing starts at a merge, and nothing publishes",
+			Missing: "what is merged is built and scanned by itself; nothing publishes what was built",
 		},
 		{
 			ID:       "N045",
