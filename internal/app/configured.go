@@ -6,7 +6,6 @@ package app
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"go.yaml.in/yaml/v3"
 
@@ -57,25 +56,19 @@ func (s *Server) configured(ctx context.Context) error {
 	return nil
 }
 
-// lastConfiguration is what the newest record says; nil if there is none. A row
-// that was taken out costs one more record.
+// lastConfiguration is what the newest record in the log says; nil if there is none.
 func (s *Server) lastConfiguration(ctx context.Context) (map[string]string, error) {
-	rows, err := s.home.stores.index.Statements(ctx, string(hallmark.DigestOf([]byte(configuredServer))))
-	if err != nil {
+	var last intoto.AccessRecord
+	_, found, err := s.home.newest(ctx, aboutKey, string(hallmark.DigestOf([]byte(configuredServer))), func(l logged) (bool, error) {
+		var err error
+		if last, err = intoto.DecodePredicate[intoto.AccessRecord](l.statement); err != nil {
+			return false, err
+		}
+		return last.Action == configureAction && last.Resource == configuredServer, nil
+	})
+	if err != nil || !found {
 		return nil, err
 	}
-	for _, row := range slices.Backward(rows) {
-		if row.Predicate != intoto.PredicateAccess {
-			continue
-		}
-		r, err := readGateStatement[intoto.AccessRecord](ctx, s.home, row.Bundle)
-		if err != nil {
-			return nil, err
-		}
-		if r.Action == configureAction && r.Resource == configuredServer {
-			delete(r.Details, "before")
-			return r.Details, nil
-		}
-	}
-	return nil, nil
+	delete(last.Details, "before")
+	return last.Details, nil
 }

@@ -15,31 +15,43 @@ import (
 // withdrawAction is the logged statement that ends a token before its time.
 const withdrawAction = "token.withdraw"
 
-// tokenRows counts the statements about a token that the index knows.
+// tokenKey is where the log has what was said of a token.
+func tokenKey(id string) string { return string(hallmark.DigestOf([]byte("token:" + id))) }
+
+// tokenRows counts the statements about a token that the log has.
 func (h *Home) tokenRows(ctx context.Context, id string) (int, error) {
-	rows, err := h.stores.index.Statements(ctx, string(hallmark.DigestOf([]byte("token:"+id))))
-	return len(rows), err
+	_, found, err := h.journal.find(ctx, h, keyOf(aboutKey, tokenKey(id)))
+	return len(found), err
 }
 
-// tokenRecords are the logged statements about a token, each verified.
+// tokenRecords are the logged statements about a token. That it is withdrawn counts
+// by the words of the log alone; that it was issued counts where the evidence of it
+// is kept and verifies.
 func (h *Home) tokenRecords(ctx context.Context, id string) ([]intoto.AccessRecord, error) {
-	resource := "token:" + id
-	rows, err := h.stores.index.Statements(ctx, string(hallmark.DigestOf([]byte(resource))))
+	all, err := h.logged(ctx, aboutKey, tokenKey(id))
 	if err != nil {
 		return nil, err
 	}
 	var out []intoto.AccessRecord
-	for _, row := range rows {
-		if row.Predicate != intoto.PredicateAccess {
+	for _, l := range all {
+		if l.statement.PredicateType != intoto.PredicateAccess {
 			continue
 		}
-		r, err := readGateStatement[intoto.AccessRecord](ctx, h, row.Bundle)
+		r, err := intoto.DecodePredicate[intoto.AccessRecord](l.statement)
 		if err != nil {
 			return nil, err
 		}
-		if r.Resource == resource && r.Effect == hallmark.Allow {
-			out = append(out, r)
+		if r.Resource != "token:"+id || r.Effect != hallmark.Allow {
+			continue
 		}
+		if r.Action != withdrawAction {
+			if ok, err := h.kept(ctx, l); err != nil {
+				return nil, err
+			} else if !ok {
+				continue
+			}
+		}
+		out = append(out, r)
 	}
 	return out, nil
 }
