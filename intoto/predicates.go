@@ -5,6 +5,7 @@ package intoto
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -287,6 +288,12 @@ type VSA struct {
 	VerifiedLevels     []string             `json:"verifiedLevels"`
 	SLSAVersion        string               `json:"slsaVersion"`
 	Verdict            *VerdictRef          `json:"https://hallmark-sc.github.io/ext/verdict/v0.1,omitempty"` // none of a source
+}
+
+// OfSource reports whether a summary is of a revision that a reference showed (SLSA
+// v1.2 Source track), and no verdict on what was built from one.
+func (v VSA) OfSource() bool {
+	return len(v.VerifiedLevels) > 0 && v.Verdict == nil && strings.HasPrefix(v.VerifiedLevels[0], "SLSA_SOURCE_LEVEL_")
 }
 
 // VSAVerifier identifies who verified.

@@ -6,6 +6,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"go.yaml.in/yaml/v3"
 
@@ -19,6 +20,23 @@ const (
 	configureAction  = "serve.configure"
 	configuredServer = "server:configuration"
 )
+
+// began logs that a server starts. What a killed one had given to the log and not
+// seen published is before it in the log, and so in every list from then on: else
+// it would appear later, when nobody looks for what is unfinished any more.
+func (s *Server) began(ctx context.Context) error {
+	st, err := attest.AccessRecord(intoto.AccessRecord{
+		Action: "serve.start", Actor: operator(), Resource: "server:start", Effect: hallmark.Allow, On: now(), Policy: s.rules().policy,
+		Details: map[string]string{"version": s.tool.Version, "binary": string(s.tool.Digest), "builder": s.builderID(), "work": filepath.Base(s.work)},
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := s.signer.sign(ctx, sign.Gate, st, nil); err != nil {
+		return fmt.Errorf("logging the start: %w", err)
+	}
+	return nil
+}
 
 // configured makes what the server runs with a decision in the log: the
 // configuration with all defaults filled in, and the binary, whenever one of them

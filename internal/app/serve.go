@@ -88,6 +88,9 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		return err
 	}
 	defer done()
+	if err := s.began(ctx); err != nil {
+		return err
+	}
 	if err := s.recover(ctx); err != nil {
 		return err
 	}

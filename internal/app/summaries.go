@@ -5,7 +5,6 @@ package app
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hallmark-sc/hallmark"
@@ -33,7 +32,7 @@ func (s *summaries) add(bundle hallmark.Digest, st verify.Statement) error {
 		if err != nil {
 			return err
 		}
-		if strings.HasPrefix(v.ResourceURI, "git+") {
+		if v.OfSource() {
 			return nil // of a revision that a reference shows: no verdict on what was built
 		}
 		s.list = append(s.list, summary{digest: st.Digest(), at: st.SignedAt(), inputs: v.InputAttestations})

@@ -6,7 +6,6 @@ package conformance
 import (
 	"encoding/json"
 	"slices"
-	"strings"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/intoto"
@@ -100,7 +99,7 @@ func NewItem(digest hallmark.Digest, st intoto.Statement, inLog bool) (Item, err
 	case intoto.PredicateVSA:
 		var v intoto.VSA
 		err = json.Unmarshal(st.Predicate, &v)
-		if strings.HasPrefix(v.ResourceURI, "git+") {
+		if v.OfSource() {
 			it.Name = nameSourceSummary
 		}
 		it.Outcome = hallmark.Fail

@@ -90,7 +90,7 @@ func (i *Incoming) Objects(ctx context.Context, fn func(source.Object) error) er
 
 // maxWhole is how large an object may be to be read whole; what is larger is
 // hashed as it goes by.
-const maxWhole = 100 << 20
+const maxWhole = 128 << 20
 
 // stream reads objects whose names are not known before, all into one buffer:
 // memory does not grow with their number.
