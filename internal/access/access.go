@@ -242,6 +242,9 @@ func (s *Section) Check() error {
 		case !g.NotAfter.IsZero() && !g.NotAfter.After(g.NotBefore):
 			return fmt.Errorf("%s.notAfter: it ends before it begins", at)
 		}
+		if g.Role.beyondPaths() && !slices.Equal(g.Paths, []string{"**"}) {
+			return fmt.Errorf("%s.paths: role %s approves, lands, tags or runs what others wrote, whatever its paths: want **", at, g.Role)
+		}
 		ids[g.ID] = true
 		if err := errors.Join(patterns(at+".repositories", g.Repositories), patterns(at+".refs", g.Refs), patterns(at+".paths", g.Paths)); err != nil {
 			return err

@@ -55,6 +55,12 @@ const (
 	Reader         Role = "reader"
 )
 
+// beyondPaths reports whether a role decides on what others changed, so that a limit
+// to paths would be none.
+func (r Role) beyondPaths() bool {
+	return slices.ContainsFunc([]Permission{ChangeApprove, ChangeMerge, RefTag, RunApprove, ReleaseMake}, r.Allows)
+}
+
 // Roles lists every role with what it allows, in the order it is shown.
 func Roles() []RolePermissions {
 	return []RolePermissions{

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -14,6 +15,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hallmark-sc/hallmark"
 	"github.com/hallmark-sc/hallmark/internal/durable"
@@ -139,7 +142,7 @@ func handOver(root *os.Root, l Layout, server, to systemUser) error {
 func moveFingerprintKey(root *os.Root, l Layout, server systemUser) error {
 	const from, to = "keys/fingerprint.key", "fingerprint.key"
 	if _, err := root.Lstat(to); errors.Is(err, fs.ErrNotExist) {
-		key, err := root.ReadFile(from)
+		key, err := readFingerprintKey(root, from)
 		if err != nil {
 			return err
 		}
@@ -156,9 +159,48 @@ func moveFingerprintKey(root *os.Root, l Layout, server systemUser) error {
 	return nil
 }
 
+// readFingerprintKey reads that key and no other: a link in its place could lead to
+// one that signs, and the server is given what is read.
+func readFingerprintKey(root *os.Root, name string) ([]byte, error) {
+	bad := func(format string, args ...any) ([]byte, error) {
+		return nil, hallmark.Errorf(hallmark.KindInvalid, "the key of fingerprints, "+name+": "+format, args...)
+	}
+	if dir, err := root.Lstat(filepath.Dir(name)); err != nil || !dir.IsDir() {
+		return bad("it lies in no directory: %w", err)
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return bad("%w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return bad("%w", err)
+	}
+	seen, err := root.Lstat(name)
+	if err != nil || !os.SameFile(info, seen) {
+		return bad("it is a link")
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() || st.Nlink != 1 || info.Size() != 32 {
+		return bad("want a file of 32 bytes with one name")
+	}
+	return io.ReadAll(io.LimitReader(f, 33))
+}
+
 // give makes a file, or a directory with all that is in it, a user's. A file with
 // a second name may be somebody else's, and a link leads there: neither is given.
 func give(root *os.Root, name string, to systemUser) error {
+	return giveOf(root, name, to, func(*syscall.Stat_t) bool { return true })
+}
+
+// giveBack gives what root wrote, and nothing that is somebody's: whoever owns a
+// directory can put another one under a name in it.
+func giveBack(root *os.Root, name string, to systemUser) error {
+	return giveOf(root, name, to, func(st *syscall.Stat_t) bool { return st.Uid == 0 })
+}
+
+func giveOf(root *os.Root, name string, to systemUser, which func(*syscall.Stat_t) bool) error {
 	return fs.WalkDir(root.FS(), name, func(p string, _ fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && p != name {
 			return nil
@@ -177,7 +219,7 @@ func give(root *os.Root, name string, to systemUser) error {
 		if !ok {
 			return hallmark.Errorf(hallmark.KindInternal, "%s has no owner", p)
 		}
-		if int(st.Uid) == to.uid && int(st.Gid) == to.gid {
+		if int(st.Uid) == to.uid && int(st.Gid) == to.gid || !which(st) {
 			return nil
 		}
 		if !info.IsDir() && (!info.Mode().IsRegular() || st.Nlink > 1) && info.Mode().Type() != fs.ModeSocket {
@@ -315,7 +357,7 @@ func giveLogBack(l Layout) error {
 	}
 	defer root.Close()
 	for _, name := range []string{"log", "guard", "log.lock"} {
-		if err := give(root, name, to); err != nil {
+		if err := giveBack(root, name, to); err != nil {
 			return fmt.Errorf("giving the log back to user %d: %w", to.uid, err)
 		}
 	}
@@ -339,7 +381,7 @@ func giveHomeBack(l Layout) error {
 	}
 	defer root.Close()
 	for _, name := range []string{"seen", "policy", "repositories", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "policy.lock"} {
-		if err := give(root, name, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := giveBack(root, name, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("giving the home back to user %d: %w", to.uid, err)
 		}
 	}

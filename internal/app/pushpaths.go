@@ -24,8 +24,18 @@ func (g *sourceGate) paths(ctx context.Context, p *gitgate.Push, c *considered, 
 	for _, u := range p.Updates {
 		req := access.Request{Permission: access.RefPush, Repository: p.Repository, Ref: u.Ref}
 		switch {
+		case u.Deletes() && strings.HasPrefix(u.Ref, "refs/tags/"):
+			continue // refused by itself
 		case strings.HasPrefix(u.Ref, "refs/tags/"):
-			continue // names a revision and changes none
+			// A tag names a revision. One that no branch shows, or will by this push, is
+			// brought in by it, and that takes what a push to a branch takes.
+			brings, err := g.brings(ctx, p, c, in, u)
+			if err != nil {
+				return nil, err
+			}
+			if !brings {
+				continue
+			}
 		case c.held:
 			req.Permission = access.ChangePropose
 		}
@@ -34,8 +44,8 @@ func (g *sourceGate) paths(ctx context.Context, p *gitgate.Push, c *considered, 
 		if whole.Allowed {
 			continue
 		}
-		forward := u.Creates()
-		if !forward && !u.Deletes() {
+		forward := u.Creates() && strings.Trim(c.last[u.Ref].Ever, "0") == "" // it never was anywhere
+		if !u.Creates() && !u.Deletes() {
 			var err error
 			if forward, err = in.Descends(ctx, u.New, u.Old); err != nil {
 				return nil, err
@@ -57,6 +67,30 @@ func (g *sourceGate) paths(ctx context.Context, p *gitgate.Push, c *considered, 
 		}
 	}
 	return out, nil
+}
+
+// brings reports whether a tag shows commits that came with the push and that no
+// branch of it shows.
+func (g *sourceGate) brings(ctx context.Context, p *gitgate.Push, c *considered, in *gitcli.Incoming, u source.Update) (bool, error) {
+	var shown []string
+	for _, o := range p.Updates {
+		if strings.HasPrefix(o.Ref, "refs/heads/") && !o.Deletes() {
+			shown = append(shown, o.New)
+		}
+	}
+	fresh := map[string]bool{}
+	for _, pc := range c.facts.Commits {
+		fresh[pc.Commit] = true
+	}
+	tip := c.facts.Tips[u.Ref]
+	if len(fresh) == 0 || tip == "" {
+		return false, nil
+	}
+	commits, err := in.Commits(ctx, tip, shown)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(commits, func(id string) bool { return fresh[id] }), nil
 }
 
 // changedBy are the files that new commits of a push change, and those that commits

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -261,7 +262,14 @@ func (b *builds) renew(ctx context.Context, cancel context.CancelCauseFunc, r sq
 }
 
 // results is where a run leaves its result directory.
-func (h *Home) results(id string) string { return h.path("results", id) }
+func (h *Home) results(id string) string {
+	if !runForm.MatchString(id) { // of a row that nobody of ours wrote
+		id = "none"
+	}
+	return h.path("results", id)
+}
+
+var runForm = regexp.MustCompile(`^r-[0-9a-f]{16}$`)
 
 // build makes a verdict, unless an earlier attempt came to one.
 func (b *builds) build(ctx context.Context, r sqlstore.Run) (sqlstore.RunEnd, error) {
@@ -355,6 +363,12 @@ func (s *Server) basis(ctx context.Context, r sqlstore.Run) (buildPlatform, erro
 		}
 		if !ok || !owesBuild(t) || t.Repository != s.uri(r.Repository) || t.Ref != r.Ref || t.New != r.Revision || len(r.Parameters) > 0 {
 			return differs("no transition of %s asks for a build of %s", r.Ref, r.Revision)
+		}
+		if void, err := s.home.voided(ctx, t.Repository, t.Ref, l.digest); err != nil || void {
+			if err != nil {
+				return on, err
+			}
+			return differs("the transition of %s to %s did not happen", r.Ref, r.Revision)
 		}
 		actor, grant = t.Actor, t.Grant
 	case causeRequest:

@@ -116,8 +116,14 @@ func (s *Server) request(ctx context.Context, who gitgate.Caller, q RunRequest) 
 				return err
 			}
 			run.Ref, run.Revision, reasons, err = s.named(ctx, q)
+			if err != nil {
+				return err
+			}
+			if len(reasons) == 0 {
+				reasons = s.mayBuild(r, who, run)
+			}
 			reasons = s.parts.heed(reasons)
-			return err
+			return nil
 		},
 		Decide: func(context.Context) (hallmark.Decision, error) {
 			if len(reasons) > 0 {
@@ -144,6 +150,19 @@ func (s *Server) request(ctx context.Context, who gitgate.Caller, q RunRequest) 
 		return "", d, err
 	}
 	return run.ID, d, nil
+}
+
+// mayBuild asks for the reference that a build is of: what is built of one may be
+// given its secrets. A revision without one takes a grant for every reference.
+func (s *Server) mayBuild(r *rules, who gitgate.Caller, run sqlstore.Run) []hallmark.Reason {
+	ref := run.Ref
+	if ref == "" {
+		ref = "revision " + run.Revision // no pattern of references fits it but **
+	}
+	if ruling := (&sourceGate{s}).may(r, who, access.BuildRequest, run.Repository, ref); !ruling.Allowed {
+		return []hallmark.Reason{ruling.Reason}
+	}
+	return nil
 }
 
 func checkParameters(p map[string]string) error {
@@ -287,8 +306,32 @@ func (h *Home) wasAt(ctx context.Context, uri, ref, commit string) (bool, error)
 		if err != nil {
 			return false, err
 		}
-		if ok && !t.Void && t.Repository == uri && t.Ref == ref && shows(t) == commit {
+		if !ok || t.Void || t.Repository != uri || t.Ref != ref || shows(t) != commit {
+			continue
+		}
+		if void, err := h.voided(ctx, uri, ref, l.digest); err != nil {
+			return false, err
+		} else if !void {
 			return true, h.evidence(ctx, l)
+		}
+	}
+	return false, nil
+}
+
+// voided reports whether a transition was logged and did not happen: a later one says
+// so.
+func (h *Home) voided(ctx context.Context, uri, ref string, transition hallmark.Digest) (bool, error) {
+	chain, err := h.logged(ctx, aboutKey, "sha256:"+intoto.SubjectOfRef(uri, ref).Digest["sha256"])
+	if err != nil {
+		return false, err
+	}
+	for _, l := range chain {
+		t, ok, err := moved(l)
+		if err != nil {
+			return false, err
+		}
+		if ok && t.Void && t.Previous == transition {
+			return true, nil
 		}
 	}
 	return false, nil
@@ -386,10 +429,8 @@ func (s *Server) superseded(ctx context.Context, c change) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	mine := map[string]bool{}
-	for _, p := range c.proposals {
-		mine[p.Actor.Name] = true
-	}
+	// Whose change it is says who proposed it first: anybody may propose it again.
+	mine := map[string]bool{c.proposals[0].Actor.Name: true}
 	last := ""
 	for _, l := range reviews { // in the order of the log
 		r, err := intoto.DecodePredicate[intoto.ChangeReview](l.statement)
@@ -470,7 +511,7 @@ func (s *Server) voidRuns(ctx context.Context, repository string, held intoto.Ch
 			if err != nil {
 				return err
 			}
-			if c.Target == held.Target && slices.ContainsFunc(c.proposals, func(p intoto.ChangeReview) bool { return p.Actor.Name == held.Actor.Name }) {
+			if c.Target == held.Target && c.proposals[0].Actor.Name == held.Actor.Name {
 				if err := s.giveUp(ctx, r, supersededBy(c, held.Change).Message); err != nil {
 					return err
 				}
@@ -507,7 +548,17 @@ func (s *Server) cancel(ctx context.Context, who gitgate.Caller, id string) (hal
 			if run.Principal == who.Name {
 				needed = access.BuildRequest
 			}
-			if ruling := (&sourceGate{s}).may(r, who, needed, run.Repository, ""); !ruling.Allowed {
+			ref := run.Ref
+			if run.Principal == who.Name {
+				ref = "" // one's own, wherever it is
+			} else if run.Cause == causeChange {
+				c, err := s.change(ctx, run.Change)
+				if err != nil {
+					return nil, err
+				}
+				ref = c.Target
+			}
+			if ruling := (&sourceGate{s}).may(r, who, needed, run.Repository, ref); !ruling.Allowed {
 				return []hallmark.Reason{ruling.Reason}, nil
 			}
 			return nil, nil

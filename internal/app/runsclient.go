@@ -217,7 +217,7 @@ func readResults(r io.Reader) (map[string]pipeline.File, error) {
 			return nil, err
 		}
 		name := strings.TrimSuffix(h.Name, "/")
-		if _, twice := files[name]; twice || !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00") || len(files) == maxResultFiles {
+		if _, twice := files[name]; twice || !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00") || len(name) > 4096 || len(files) == maxResultFiles {
 			return nil, fmt.Errorf("file %.200q can't be part of it", h.Name)
 		}
 		switch h.Typeflag {

@@ -77,6 +77,13 @@ func (h *Home) checkFactors(ctx context.Context) error {
 		return nil
 	}
 	doc, digest := h.document, h.policy.Digest()
+	var signed map[hallmark.Digest]*signedPolicy
+	if doc.Version > 1 && h.own == "" {
+		var err error
+		if signed, err = h.signedPolicies(ctx); err != nil {
+			return err
+		}
+	}
 	for doc.Version > 1 {
 		b, err := h.stores.blobs.Get(ctx, doc.Previous)
 		if err != nil {
@@ -86,6 +93,16 @@ func (h *Home) checkFactors(ctx context.Context) error {
 		before, err := policy.ParseDocument(b)
 		if err != nil {
 			return fmt.Errorf("reading policy version %d: %w", doc.Version-1, err)
+		}
+		// What a version names as the one before was in force once: of its number, with
+		// the signatures of the threshold in the log, and the only one.
+		if before.Version != doc.Version-1 || signed[doc.Previous] == nil {
+			return hallmark.Coded(hallmark.KindDenied, hallmark.CodePolicySecondFactor, "policy version %d names %s as the one before, which is version %d and was never in force", doc.Version, doc.Previous, before.Version)
+		}
+		for other, p := range signed {
+			if p.version == before.Version && other != doc.Previous {
+				return hallmark.Coded(hallmark.KindDenied, hallmark.CodePolicySecondFactor, "two policies of version %d are signed: %s and %s", before.Version, other, doc.Previous)
+			}
 		}
 		if before.Value(secondFactor) == factorRequired {
 			by, err := h.confirmed(ctx, before, doc.Version, digest, doc.Previous)

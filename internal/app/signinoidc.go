@@ -65,6 +65,7 @@ func (s *Server) signInOIDC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out, err := s.signedInOIDC(r.Context(), a)
+	s.refusedCredential(r.Context(), r, "", err)
 	s.answer(w, out, err)
 }
 

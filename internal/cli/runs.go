@@ -7,7 +7,10 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"path"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,7 +87,25 @@ func (h *hosted) run(cmd *cobra.Command, s *streams, out string) error {
 		}
 		return errDenied
 	}
+	v, err := c.RunOf(ctx, a.Run)
+	if err != nil {
+		return err
+	}
+	if err := h.asked(v); err != nil {
+		return err
+	}
 	return h.follow(ctx, s, c, a.Run, out, verifies)
+}
+
+// asked wants a run to be of what was asked for: a true verdict on something else is
+// no answer.
+func (h *hosted) asked(v app.RunView) error {
+	ref := h.q.Ref == "" || slices.Contains([]string{h.q.Ref, "refs/heads/" + h.q.Ref, "refs/tags/" + h.q.Ref}, v.Ref)
+	revision := h.q.Revision == "" || strings.HasPrefix(v.Revision, h.q.Revision)
+	if v.Repository != h.q.Repository || !strings.HasSuffix(v.URI, "/"+h.q.Repository+".git") || !ref || !revision || len(v.Parameters)+len(h.q.Parameters) > 0 && !maps.Equal(v.Parameters, h.q.Parameters) {
+		return hallmark.Coded(hallmark.KindInvalid, hallmark.CodeVerdictDiffers, "the server ran %s of %s %s, which is not what was asked for", v.Revision, v.Repository, v.Ref)
+	}
+	return nil
 }
 
 // follow shows a run until it ended and fetches its results into out; "" fetches

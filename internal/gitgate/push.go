@@ -116,6 +116,10 @@ func (s *Server) busy(w http.ResponseWriter, p *Push) {
 	fmt.Fprint(w, pkt("\x03hallmark: "+text+"\n")+"0000")
 }
 
+// maxAnnounced bounds the list of references that a push begins with; all of it is
+// read before a turn is taken.
+const maxAnnounced = 8 << 20
+
 // announced reads what a push asks for and gives the request back whole.
 func announced(p *Push, body io.Reader) (io.Reader, error) {
 	bad := func(format string, args ...any) error {
@@ -129,6 +133,9 @@ func announced(p *Push, body io.Reader) (io.Reader, error) {
 			break
 		} else if err != nil {
 			return nil, bad("the request ends early")
+		}
+		if read.Len() > maxAnnounced {
+			return nil, bad("the list of what is pushed is longer than %d bytes", maxAnnounced)
 		}
 		n, err := strconv.ParseUint(string(size[:]), 16, 16)
 		if n == 0 && err == nil {

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -162,16 +163,11 @@ func (o *OIDC) provider(ctx context.Context, issuer string) (*oidc.Provider, err
 	return p, nil
 }
 
-// claims are a token's own, of which no two could be taken for one.
-func readClaims(token string) (map[string]any, error) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return nil, errors.New("it is no signed token")
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return nil, fmt.Errorf("decoding its claims: %w", err)
-	}
+// compactToken is a signed token (RFC 7519, JWS compact serialization).
+var compactToken = regexp.MustCompile(`^[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+$`)
+
+// readClaims are a token's own, of which no two could be taken for one.
+func readClaims(payload []byte) (map[string]any, error) {
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("its claims are no object")
@@ -205,7 +201,17 @@ func (o *OIDC) Verify(ctx context.Context, issuers []Issuer, token string) (Vouc
 	if len(token) == 0 || len(token) > maxToken {
 		return Vouched{}, fmt.Errorf("a token of %d bytes; up to %d are read", len(token), maxToken)
 	}
-	claims, err := readClaims(token)
+	// The compact form and no other: libraries read the JSON forms too, in which what
+	// is between two dots is not what was signed.
+	parts := compactToken.FindStringSubmatch(token)
+	if parts == nil {
+		return Vouched{}, errors.New("reading the token: it is no signed token")
+	}
+	payload, err := base64.RawURLEncoding.Strict().DecodeString(parts[1])
+	if err != nil {
+		return Vouched{}, fmt.Errorf("reading the token: decoding its claims: %w", err)
+	}
+	claims, err := readClaims(payload)
 	if err != nil {
 		return Vouched{}, fmt.Errorf("reading the token: %w", err)
 	}
@@ -223,10 +229,14 @@ func (o *OIDC) Verify(ctx context.Context, issuers []Issuer, token string) (Vouc
 	if err != nil {
 		return Vouched{}, err
 	}
-	return iss.vouched(t, claims, token, o.clock())
+	var verified json.RawMessage
+	if err := t.Claims(&verified); err != nil || !bytes.Equal(verified, payload) {
+		return Vouched{}, errors.New("reading the token: what was signed is something else")
+	}
+	return iss.vouched(t, claims, payload, o.clock())
 }
 
-func (iss Issuer) vouched(t *oidc.IDToken, claims map[string]any, token string, now time.Time) (Vouched, error) {
+func (iss Issuer) vouched(t *oidc.IDToken, claims map[string]any, payload []byte, now time.Time) (Vouched, error) {
 	if t.Issuer != iss.URL {
 		return Vouched{}, fmt.Errorf("it is of issuer %.120q", t.Issuer)
 	}
@@ -253,7 +263,7 @@ func (iss Issuer) vouched(t *oidc.IDToken, claims map[string]any, token string, 
 	if iss.Claim == "email" && claims["email_verified"] != true {
 		return Vouched{}, errors.New("the issuer did not verify the mail address")
 	}
-	v := Vouched{Issuer: iss.URL, Subject: subject, Nonce: t.Nonce, Token: hallmark.DigestOf([]byte(token)), Expires: t.Expiry}
+	v := Vouched{Issuer: iss.URL, Subject: subject, Nonce: t.Nonce, Token: hallmark.DigestOf(append([]byte(iss.URL+"\x00"), payload...)), Expires: t.Expiry}
 	if last := t.IssuedAt.Add(tokenAge + skew); last.After(v.Expires) {
 		v.Expires = last
 	}

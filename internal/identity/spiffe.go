@@ -87,7 +87,7 @@ func (d *TrustDomains) Verify(chain []*x509.Certificate, at time.Time) (Workload
 		return Workload{}, errors.New("the certificate is not for digital signatures")
 	}
 	// One that is for servers alone is not shown by clients.
-	client := len(leaf.ExtKeyUsage) == 0
+	client := len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0
 	for _, u := range leaf.ExtKeyUsage {
 		client = client || u == x509.ExtKeyUsageClientAuth
 	}

@@ -98,23 +98,25 @@ func (s *session) decided(ctx context.Context, st intoto.Statement, v intoto.VSA
 
 // ofContent wants the artifacts as subjects, and the revision, and no other.
 func ofContent(st intoto.Statement, rev hallmark.Revision, artifacts []hallmark.Artifact) error {
-	want := map[string]bool{}
+	// The whole of each subject: a digest of another algorithm, a reference or a name
+	// beside those that were judged would be one that nobody judged.
+	var want []intoto.ResourceDescriptor
 	for _, a := range artifacts {
-		want[a.Name+"\x00"+a.Digest.Hex()] = true
+		want = append(want, intoto.SubjectOf(a))
 	}
-	revisions := 0
+	of := intoto.SubjectOfRevision(rev)
+	if rev.Ref != "" {
+		of.Annotations = map[string]any{"sourceRefs": []string{rev.Ref}}
+	}
+	want = append(want, of)
 	for _, s := range st.Subject {
-		key := s.Name + "\x00" + s.Digest["sha256"]
-		switch {
-		case s.Digest["sha256"] != "" && want[key]:
-			delete(want, key)
-		case s.Digest["sha256"] == "" && s.Digest["gitCommit"] == rev.Commit && rev.Commit != "":
-			revisions++
-		default:
-			return differs("the evidence is not about the subject %.200q", s.Name)
+		i := slices.IndexFunc(want, func(w intoto.ResourceDescriptor) bool { return equal(w, s) })
+		if i < 0 {
+			return differs("the evidence is not about the subject %.200q as it stands", s.Name)
 		}
+		want = slices.Delete(want, i, i+1)
 	}
-	if len(want) > 0 || revisions != 1 {
+	if len(want) > 0 {
 		return differs("the summary leaves out what the evidence is about")
 	}
 	return nil

@@ -73,7 +73,10 @@ func (l *lab) decide(evidence [][]byte) (policy.Verdict, []byte, attest.Summary)
 	must(l.t, err)
 	raw, err := v.Encode()
 	must(l.t, err)
-	own := intoto.SubjectOfRevision(l.revision)
+	own := intoto.SubjectOfRevision(rev)
+	if rev.Ref != "" {
+		own.Annotations = map[string]any{"sourceRefs": []string{rev.Ref}}
+	}
 	return v, raw, attest.Summary{Subjects: []intoto.ResourceDescriptor{intoto.SubjectOf(l.facts().Artifacts[0]), own}, VerifierID: verifierID, Version: "test", Time: v.Clock,
 		ResourceURI: "git+" + repository, Policy: l.rules.Policy.Digest(), Inputs: digests, Allowed: v.Decision.Allowed(), Levels: v.Levels, Verdict: hallmark.DigestOf(raw)}
 }
@@ -106,6 +109,16 @@ func TestSummary(t *testing.T) {
 		{"a level more", hallmark.CodeSignerSummary, func(s *attest.Summary) []byte { s.Levels = append(s.Levels, "X"); return nil }},
 		{"another artifact", hallmark.CodeSignerSummary, func(s *attest.Summary) []byte {
 			s.Subjects = append(slices.Clone(s.Subjects), intoto.SubjectOf(hallmark.Artifact{Name: "evil", Digest: hallmark.DigestOf([]byte("evil"))}))
+			return nil
+		}},
+		{"a digest more", hallmark.CodeSignerSummary, func(s *attest.Summary) []byte {
+			s.Subjects = slices.Clone(s.Subjects)
+			s.Subjects[0].Digest = map[string]string{"sha256": s.Subjects[0].Digest["sha256"], "sha512": strings.Repeat("ab", 64)}
+			return nil
+		}},
+		{"another reference", hallmark.CodeSignerSummary, func(s *attest.Summary) []byte {
+			s.Subjects = slices.Clone(s.Subjects)
+			s.Subjects[1].Annotations = map[string]any{"sourceRefs": []string{"refs/heads/release"}}
 			return nil
 		}},
 		{"without the artifact", hallmark.CodeSignerSummary, func(s *attest.Summary) []byte { s.Subjects = s.Subjects[1:]; return nil }},
