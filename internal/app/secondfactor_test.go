@@ -145,8 +145,9 @@ func TestSecondFactor(t *testing.T) {
 
 	// Who has both policy keys and goes round the command puts a policy in force by
 	// signatures alone, twice, so that the second one's predecessor asks for nothing.
-	for range 2 {
-		stolen(t, l)
+	// Nor does it help to name one as the version before that never was in force.
+	for _, invented := range []bool{false, false, true} {
+		stolen(t, l, invented)
 		if _, err := l.inForce(); hallmark.CodeOf(err) != hallmark.CodePolicySecondFactor {
 			t.Fatalf("a policy of stolen keys is opened: %v", err)
 		}
@@ -154,7 +155,7 @@ func TestSecondFactor(t *testing.T) {
 }
 
 // stolen puts a policy without second factor in force as who holds the keys could.
-func stolen(t *testing.T, l *councilLab) {
+func stolen(t *testing.T, l *councilLab, invented bool) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	h, err := openRoots(l.home)
@@ -168,6 +169,17 @@ func stolen(t *testing.T, l *councilLab) {
 	next, err := h.document.Set([][2]string{{"access.secondFactor", "none"}}, now())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if invented {
+		first := next
+		first.Version, first.Previous = 1, ""
+		b, err := first.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next.Previous, err = h.stores.blobs.Put(ctx, b); err != nil {
+			t.Fatal(err)
+		}
 	}
 	doc, err := next.Encode()
 	if err != nil {

@@ -122,7 +122,7 @@ type Config struct {
 
 // Catalogue lists every case, in order.
 func Catalogue() []Case {
-	return slices.Concat(at01(), at02(), at03(), at03source(), at03forge(), at04(), at04upstream(), at05(), at05upstream(), at06(), at07(), at08(), at08run(), at09(), at10(), at10image(), at11(), at12(), at13(), at13image(), at14(), at14image(), at15(), at17(), at19(), at22(), at23(), hostedBuilds())
+	return slices.Concat(at01(), at02(), at03(), at03source(), at03forge(), at04(), at04upstream(), at05(), at05upstream(), at06(), at07(), at08(), at08run(), at09(), at10image(), at10(), at11(), at12(), at13(), at13image(), at14(), at14image(), at15(), at17(), at19(), at22(), at23(), hostedBuilds())
 }
 
 // Attacks lists the ids that the catalogue has cases of.
