@@ -181,12 +181,31 @@ func TestSignerOfAnInitSystem(t *testing.T) {
 	if out, err := own.CombinedOutput(); err == nil || !strings.Contains(string(out), "SIGNER_NOT_SEPARATE") {
 		t.Errorf("a signer for its own user: %v %s", err, out)
 	}
-	for _, file := range []string{"keys/artifact.pem", "keys", "guard", "pki", "signer/index.sqlite"} {
-		cat := l.command()
-		cat.Path, cat.Args, cat.SysProcAttr = "/bin/cat", []string{"cat", l.path("home", file)}, userOf(serverUser)
-		if out, err := cat.CombinedOutput(); err == nil || !strings.Contains(string(out), "Permission denied") {
-			t.Errorf("the server's user reads %s: %v", file, err)
+	// Nor can it put others in their place: the home is not its own to rename things in.
+	for _, do := range []string{
+		"mv keys keys.real", "mv log elsewhere", "mv guard elsewhere", "mv signer elsewhere", "mv log.lock elsewhere", "mv keys repositories", "rm -f roots.json", "mv roots.json x",
+		"echo x >>trusted_root.json", "echo x >>home.json", "chmod 777 .", "mv signer/socket x",
+	} {
+		sh := l.command()
+		sh.Path, sh.Args, sh.Dir, sh.SysProcAttr = "/bin/sh", []string{"sh", "-c", do}, l.path("home"), userOf(serverUser)
+		if out, err := sh.CombinedOutput(); err == nil {
+			t.Errorf("the server's user may %s: %s", do, out)
 		}
+	}
+	// A link in the place of the key that is handed over leads to no key.
+	linked := l.command()
+	linked.Path, linked.Args, linked.Dir = "/bin/sh", []string{"sh", "-c", "mv fingerprint.key f && ln -s ../keys/artifact.pem keys/fingerprint.key"}, l.path("home")
+	if out, err := linked.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	again := l.command("signer", "prepare", "--user", fmt.Sprint(signerUser))
+	if out, err := again.CombinedOutput(); err == nil || !strings.Contains(string(out), "fingerprint") {
+		t.Errorf("a link to a key is handed over: %v %s", err, out)
+	}
+	back := l.command()
+	back.Path, back.Args, back.Dir = "/bin/sh", []string{"sh", "-c", "rm keys/fingerprint.key && mv f fingerprint.key"}, l.path("home")
+	if out, err := back.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	l.config = fmt.Sprintf("signer:\n  socket: %q\n", l.path("home", "signer", "socket"))
 	l.write("serve.yaml", "") // which the server's user may read
@@ -194,7 +213,14 @@ func TestSignerOfAnInitSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.as = userOf(serverUser)
-	l.start()
+	l.start() // the signer has answered then, and has all its files
+	for _, file := range []string{"keys/artifact.pem", "keys", "guard", "pki", "signer/index.sqlite"} {
+		cat := l.command()
+		cat.Path, cat.Args, cat.SysProcAttr = "/bin/cat", []string{"cat", l.path("home", file)}, userOf(serverUser)
+		if out, err := cat.CombinedOutput(); err == nil || !strings.Contains(string(out), "Permission denied") {
+			t.Errorf("the server's user reads %s: %v", file, err)
+		}
+	}
 	for i := range 2 {
 		commit := l.change()
 		l.program(l.path("app"), "git", "push", "-q", l.remote("alice"), "work")

@@ -79,7 +79,7 @@ func PrepareSigner(ctx context.Context, home, name string) (Prepared, error) {
 		return Prepared{}, err
 	}
 	l := Layout{home}
-	server, err := ownerOf(home)
+	server, err := serverOf(l)
 	if err != nil {
 		return Prepared{}, err
 	}
@@ -134,7 +134,52 @@ func handOver(root *os.Root, l Layout, server, to systemUser) error {
 		return err
 	}
 	// It names the home and its administrators, and the signer reads it.
-	return root.Chmod("home.json", 0o644)
+	if err := root.Chmod("home.json", 0o644); err != nil {
+		return err
+	}
+	return fix(root, server)
+}
+
+// fix makes the home root's where its server is another user: who owns a directory
+// may rename what is another's in it, and put something else in its place. The
+// server still makes files there, and takes its own away; what both believe, it only
+// reads.
+func fix(root *os.Root, server systemUser) error {
+	if server.uid == 0 {
+		return nil
+	}
+	for _, name := range []string{"home.json", "roots.json", "trusted_root.json", "signing_config.v0.2.json", "genesis.sigstore.jsonl"} {
+		info, err := root.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || !info.Mode().IsRegular() || st.Nlink != 1 {
+			return hallmark.Errorf(hallmark.KindInvalid, "%s is a link, has a second name or is no file", name)
+		}
+		if err := errors.Join(root.Lchown(name, 0, 0), root.Chmod(name, 0o644)); err != nil {
+			return err
+		}
+	}
+	if err := root.Chown(".", 0, server.gid); err != nil {
+		return err
+	}
+	return root.Chmod(".", os.ModeSticky|0o771)
+}
+
+// serverOf is the user whom a home is for: its owner, or, once it was prepared for a
+// signer, the one that its blobs are of.
+func serverOf(l Layout) (systemUser, error) {
+	who, err := ownerOf(l.Home)
+	if err != nil || who.uid != 0 {
+		return who, err
+	}
+	if info, err := os.Lstat(l.Home); err != nil || info.Mode()&os.ModeSticky == 0 {
+		return who, err
+	}
+	return ownerOf(l.Blobs())
 }
 
 // moveFingerprintKey takes the key that whoever scans needs from among those that
@@ -297,6 +342,13 @@ func ownedBy(l Layout, uid int) error {
 		return hallmark.WithHint(hallmark.Coded(hallmark.KindInvalid, hallmark.CodeSignerNotPrepared, format, args...),
 			fmt.Sprintf("as root: hallmark signer prepare --home %s --user %d", l.Home, uid))
 	}
+	home, err := os.Lstat(l.Home)
+	if err != nil {
+		return no("the signer, user %d, can't see the home: %w", uid, err)
+	}
+	if st, ok := home.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 && int(st.Uid) != uid || home.Mode().Perm()&0o022 != 0 && home.Mode()&os.ModeSticky == 0 {
+		return no("%s is of user %d (%s), who could put other keys and another log in place of the signer's", l.Home, st.Uid, home.Mode())
+	}
 	for _, dir := range []string{l.Keys(), l.Certificates(), l.Guard(), l.Signer(), l.Log(), l.LogLock()} {
 		info, err := os.Lstat(dir)
 		if err != nil {
@@ -371,7 +423,7 @@ func giveHomeBack(l Layout) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	to, err := ownerOf(l.Home)
+	to, err := serverOf(l)
 	if err != nil || to.uid == 0 {
 		return err
 	}
