@@ -27,11 +27,15 @@ func (l Layout) path(elem ...string) string {
 }
 
 // The files and directories of a home.
-func (l Layout) TrustedRoot() string        { return l.path("trusted_root.json") }
-func (l Layout) SigningConfig() string      { return l.path("signing_config.v0.2.json") }
-func (l Layout) Roots() string              { return l.path("roots.json") }
-func (l Layout) Policy() string             { return l.path("policy", "policy.json") }
-func (l Layout) PolicyBundles() string      { return l.path("policy", "policy.sigstore.jsonl") }
+func (l Layout) TrustedRoot() string   { return l.path("trusted_root.json") }
+func (l Layout) SigningConfig() string { return l.path("signing_config.v0.2.json") }
+func (l Layout) Roots() string         { return l.path("roots.json") }
+func (l Layout) Policy() string        { return l.path("policy", "policy.json") }
+func (l Layout) PolicyBundles() string { return l.path("policy", "policy.sigstore.jsonl") }
+func (l Layout) KeptPolicies() string  { return l.path("policy", "kept") }
+func (l Layout) KeptPolicy(d hallmark.Digest) string {
+	return l.path("policy", "kept", d.Hex()+".json")
+}
 func (l Layout) Proposal() string           { return l.path("policy", "pending.json") }
 func (l Layout) PolicyLock() string         { return l.path("policy.lock") }
 func (l Layout) Genesis() string            { return l.path("genesis.sigstore.jsonl") }

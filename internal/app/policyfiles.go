@@ -96,6 +96,13 @@ func (h *Home) checkPolicy(document, bundles []byte) error {
 // signatures is the switch: before it the old version is in force, after it the
 // new one, whatever policy.json says.
 func writePolicy(disk durable.Disk, l Layout, document, bundles []byte) error {
+	// A signer of another user sees no blobs: for it each version is kept here too.
+	if err := durable.MakeDir(l.KeptPolicies(), 0o755); err != nil {
+		return err
+	}
+	if err := writeDurable(l.KeptPolicy(hallmark.DigestOf(document)), document, 0o644); err != nil {
+		return err
+	}
 	if err := disk.Replace(l.PolicyBundles(), bundles, 0o644); err != nil {
 		return err
 	}

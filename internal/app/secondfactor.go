@@ -85,7 +85,7 @@ func (h *Home) checkFactors(ctx context.Context) error {
 		}
 	}
 	for doc.Version > 1 {
-		b, err := h.stores.blobs.Get(ctx, doc.Previous)
+		b, err := h.earlierPolicy(ctx, doc.Previous)
 		if err != nil {
 			return hallmark.WithHint(hallmark.Coded(hallmark.KindDenied, hallmark.CodePolicySecondFactor, "policy version %d is not kept, so whether version %d needed a second factor can't be told: %w", doc.Version-1, doc.Version, err),
 				"restore the blobs of the home from a backup")
@@ -96,7 +96,7 @@ func (h *Home) checkFactors(ctx context.Context) error {
 		}
 		// What a version names as the one before was in force once: of its number, with
 		// the signatures of the threshold in the log, and the only one.
-		if before.Version != doc.Version-1 || signed[doc.Previous] == nil {
+		if before.Version != doc.Version-1 || h.own == "" && signed[doc.Previous] == nil {
 			return hallmark.Coded(hallmark.KindDenied, hallmark.CodePolicySecondFactor, "policy version %d names %s as the one before, which is version %d and was never in force", doc.Version, doc.Previous, before.Version)
 		}
 		for other, p := range signed {
@@ -117,6 +117,23 @@ func (h *Home) checkFactors(ctx context.Context) error {
 		doc, digest = before, doc.Previous
 	}
 	return nil
+}
+
+// earlierPolicy reads the document of an earlier version. A signer, which sees no
+// blobs, reads the copy beside the policy in force: its name is its digest, which the
+// signed version after it names.
+func (h *Home) earlierPolicy(ctx context.Context, d hallmark.Digest) ([]byte, error) {
+	if h.own == "" {
+		return h.stores.blobs.Get(ctx, d)
+	}
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
+	b, err := readLimited(h.KeptPolicy(d), maxPolicyFile)
+	if err == nil && hallmark.DigestOf(b) != d {
+		err = hallmark.Coded(hallmark.KindInvalid, hallmark.CodeEvidenceMalformed, "%s holds something else", h.KeptPolicy(d))
+	}
+	return b, err
 }
 
 // confirm logs an administrator's confirmation of a proposal before they sign it,
