@@ -156,7 +156,7 @@ func TestServeKilled(t *testing.T) {
 		{"with the reference locked", inHook("reference-transaction", "case $1 in prepared)", "case $1 in prepared) WAIT"), false},
 		{"while the log is waited for", logTaken, false},
 		{"before the log is opened", guardRead(1), false},
-		{"before the checkpoint is signed", guardRead(2), false},
+		{"before the checkpoint is signed", guardRead(2), true},
 		{"after the log, before the reference moves", inHook("reference-transaction", yes, `"yes $$") WAIT exit 0 ;;`), true},
 		{"after the reference moved", inHook("reference-transaction", "case $1 in prepared)", "case $1 in committed) WAIT exit 0 ;; prepared)"), true},
 	} {
@@ -164,7 +164,7 @@ func TestServeKilled(t *testing.T) {
 	}
 	for _, s := range []stop{
 		{"merge while the log is waited for", logTaken, false},
-		{"merge before the checkpoint is signed", guardRead(2), false},
+		{"merge before the checkpoint is signed", guardRead(2), true},
 		{"merge after the log, git killed too", mergeLogged(true), true},
 		{"merge after the log, git goes on late", mergeLogged(false), true},
 	} {
